@@ -1,0 +1,24 @@
+"""metriczoo: metric-learning losses on one interface, the similarities of an anchor to references of other classes and of its own."""
+
+from metriczoo import functional, losses, miners, reduction, references, scores, similarity, stores
+from metriczoo._execution import settings
+from metriczoo.references import References
+from metriczoo.scores import Scores, Terms
+
+__all__ = [
+    "References",
+    "Scores",
+    "Terms",
+    "__version__",
+    "functional",
+    "losses",
+    "miners",
+    "reduction",
+    "references",
+    "scores",
+    "settings",
+    "similarity",
+    "stores",
+]
+
+__version__ = "0.1.0"

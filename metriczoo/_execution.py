@@ -1,0 +1,51 @@
+"""How the surrounding program runs us: traced, transformed, or eagerly; and what that allows."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+__all__ = ["Settings", "full_precision", "reads_are_free", "settings", "tracing"]
+
+
+@dataclass
+class Settings:
+    """Defaults of the whole library, to be set once by a program.
+
+    Attributes:
+        memory_budget: bytes that the score block of one tile may take. Default (`None`): 2 MiB where the host computes, so that a tile stays in cache,
+            and 256 MiB on an accelerator.
+        check_values: whether losses look for NaN and infinity in embeddings and for labels out of range. Default (`None`): only where reading a value
+            does not make the host wait for an accelerator.
+    """
+
+    memory_budget: int | None = None
+    check_values: bool | None = None
+
+
+settings = Settings()
+
+
+def tracing(*tensors: Tensor) -> bool:
+    """Whether the values of tensors cannot be read: under `torch.compile`, a `torch.func` transform, forward-mode differentiation, or on a meta device."""
+    return (
+        torch.compiler.is_compiling()
+        or torch._C._functorch.peek_interpreter_stack() is not None
+        or forward_ad._current_level >= 0
+        or any(t.is_meta for t in tensors)
+    )
+
+
+def reads_are_free(tensor: Tensor) -> bool:
+    """Whether the host may read values of `tensor` without waiting for an accelerator."""
+    return tensor.device.type == "cpu" and not tracing(tensor)
+
+
+def full_precision(tensor: Tensor) -> contextlib.AbstractContextManager[object]:
+    """Context in which autocast of the device of `tensor` is off."""
+    device = tensor.device.type
+    return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else contextlib.nullcontext()

@@ -1,0 +1,194 @@
+"""Columns: which references are positives and which negatives of each anchor, one class per way of saying so.
+
+The engine asks for the scores of one block of anchors at a time; `height` tells it how many rows fit into a budget.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from metriczoo._execution import reads_are_free
+from metriczoo.scores import HARMLESS, Block, Scores
+from metriczoo.similarity import Similarity
+
+__all__ = ["Columns", "DrawnColumns", "LabelColumns", "Points", "Relation", "RelationColumns", "columns_of"]
+
+Relation = Callable[[Tensor, Tensor], "Tensor | tuple[Tensor, Tensor]"]
+
+
+@dataclass(frozen=True, eq=False)
+class Points:
+    """Labels and ids of anchors or references. Ids are None where no point of one side can be a point of the other."""
+
+    labels: Tensor  # [n] int64, or [n, ...] with a relation of the user's own
+    ids: Tensor | None = None  # [n] int64
+
+
+class Columns:
+    """Which cells of a block of scores are `s_n` and which `s_p`."""
+
+    keep: Tensor  # [N] bool: anchors that take part
+    width: int  # how many scores a row of a block has
+
+    def height(self, budget: int, itemsize: int) -> int:
+        """How many anchors a block may have so that its scores take at most `budget` bytes; at least one."""
+        return max(1, budget // max(1, self.width * itemsize))
+
+    def scores(self, similarity: Similarity, a: Tensor, r: Tensor, block: Block, rows: slice) -> tuple[Scores, Scores]:
+        """`(s_n, s_p)` of prepared anchors `a` `[b, d]`, which are rows `rows` of the batch, to prepared references `r` `[n, d]`."""
+        raise NotImplementedError
+
+
+class RelationColumns(Columns):
+    """By a relation on label blocks, as N x n masks, block by block. No value is read: it can be traced."""
+
+    def __init__(self, anchors: Points, references: Points, relation: Relation | None = None) -> None:
+        self.anchors, self.references = anchors, references
+        self.relation = relation
+        self.width = references.labels.shape[0]
+        labels = anchors.labels
+        self.keep = labels >= 0 if labels.dim() == 1 else torch.ones(labels.shape[0], dtype=torch.bool, device=labels.device)
+
+    def masks(self, rows: slice) -> tuple[Tensor, Tensor]:
+        """`[b, n]` bool: the negatives and the positives of anchors `rows`."""
+        x, y = self.anchors.labels[rows], self.references.labels
+        if self.relation is None:
+            positive = x.unsqueeze(1) == y
+            negative = ~positive
+        else:
+            related = self.relation(x, y)
+            positive, negative = related if isinstance(related, tuple) else (related, ~related)
+            for mask in (positive, negative):
+                if mask.dtype != torch.bool or mask.shape != (x.shape[0], y.shape[0]):
+                    raise ValueError(
+                        f"Expected `relation` to return a bool tensor of shape [{x.shape[0]}, {y.shape[0]}] or a pair of them, "
+                        f"but got {mask.dtype} of shape {list(mask.shape)}."
+                    )
+        allowed = self.keep[rows].unsqueeze(1)
+        if y.dim() == 1:
+            allowed = allowed & (y >= 0)
+        if self.anchors.ids is not None and self.references.ids is not None:
+            i, j = self.anchors.ids[rows].unsqueeze(1), self.references.ids
+            allowed = allowed & ((i != j) | (i < 0))
+        return negative & allowed, positive & allowed
+
+    def scores(self, similarity: Similarity, a: Tensor, r: Tensor, block: Block, rows: slice) -> tuple[Scores, Scores]:
+        """Both sets as masks over all references."""
+        negative, positive = self.masks(rows)
+        value = torch.where(negative | positive, similarity.score(a, r), HARMLESS)
+        return Scores(value, negative, block=block), Scores(value, positive, block=block)
+
+
+class LabelColumns(Columns):
+    """By equality of labels: the positives of an anchor as a narrow table, the negatives as all columns but a few.
+
+    References are sorted by label once, so that a class is a range; no N x n mask is ever built. Column `n` is a spare one that belongs to no set:
+    the tables are padded with it. Values are read by the host (the width of a block's table), so this is for devices where that is free.
+    All labels of references must be >= 0.
+    """
+
+    def __init__(self, anchors: Points, references: Points) -> None:
+        self.anchors, self.references = anchors, references
+        n = references.labels.shape[0]
+        self.width = n + 1
+        self.keep = anchors.labels >= 0
+        self._label_ranges = _Ranges(anchors.labels, references.labels)
+        both = anchors.ids is not None and references.ids is not None
+        self._id_ranges = _Ranges(anchors.ids, references.ids) if both else None
+
+    def tables(self, rows: slice) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Positives `[b, p]` and which of them count, excluded columns `[b, e]` and how many different ones `[b]`."""
+        positive, same_class = self._label_ranges.table(rows)
+        excluded, num_excluded = positive, same_class.sum(1)
+        if self._id_ranges is not None:
+            references, i = self.references, self.anchors.ids[rows].unsqueeze(1)
+            own, same_point = self._id_ranges.table(rows)
+            same_point = same_point & (i >= 0)
+            own = torch.where(same_point, own, self.width - 1)
+            ids = _padded(references.ids, -1)
+            labels = _padded(references.labels, -1)
+            same_class = same_class & ((ids[positive] != i) | (i < 0))
+            elsewhere = same_point & (labels[own] != self.anchors.labels[rows].unsqueeze(1))
+            if bool(elsewhere.any()):
+                excluded, num_excluded = torch.cat([excluded, own], dim=1), num_excluded + elsewhere.sum(1)
+        return positive, same_class, excluded, num_excluded + 1  # and the spare column
+
+    def scores(self, similarity: Similarity, a: Tensor, r: Tensor, block: Block, rows: slice) -> tuple[Scores, Scores]:
+        """Positives gathered, negatives as the whole row."""
+        value = torch.nn.functional.pad(similarity.score(a, r), (0, 1), value=HARMLESS)
+        return self.sets(value, block, rows)
+
+    def sets(self, value: Tensor, block: Block, rows: slice, *, in_place: bool = False) -> tuple[Scores, Scores]:
+        """`(s_n, s_p)` of the scores `value` `[b, n + 1]`, whose last column is the spare one."""
+        positive, same_class, excluded, num_excluded = self.tables(rows)
+        near = value.gather(1, positive)
+        near = torch.where(same_class, near, HARMLESS)
+        value = value.scatter_(1, excluded, HARMLESS) if in_place else value.scatter(1, excluded, HARMLESS)
+        s_n = Scores(value, excluded=excluded, num_excluded=num_excluded, block=block)
+        return s_n, Scores(near, same_class, columns=positive, block=block)
+
+
+class _Ranges:
+    """For each anchor the references with its key, as tables padded with column `n`, at least once."""
+
+    def __init__(self, keys: Tensor, references: Tensor) -> None:
+        ordered, order = references.sort(stable=True)
+        self.order = _padded(order, len(order))
+        self.start = torch.searchsorted(ordered, keys, side="left")
+        self.length = torch.searchsorted(ordered, keys, side="right") - self.start
+
+    def table(self, rows: slice) -> tuple[Tensor, Tensor]:
+        """`[b, p]` columns and which of them are there."""
+        length = self.length[rows].unsqueeze(1)
+        width = 1 + (int(length.amax()) if length.numel() else 0)
+        offset = torch.arange(width, device=length.device)
+        there = offset < length
+        return self.order[torch.where(there, self.start[rows].unsqueeze(1) + offset, len(self.order) - 1)], there
+
+
+def _padded(x: Tensor, last: int) -> Tensor:
+    return torch.cat([x, x.new_full((1,), last)])
+
+
+class DrawnColumns(Columns):
+    """By draws from a store: the positive of an anchor is one row of its own, its negatives are `num` drawn rows.
+
+    Args:
+        positives: `[N]` int64, row of each anchor's positive.
+        noise: `[num]` int64, rows that all anchors share, or `[N, num]`, rows of each anchor.
+        embeddings: `[n, d]`, not prepared: only drawn rows are ever touched. They receive no gradient.
+        keep: `[N]` bool, anchors that take part.
+    """
+
+    def __init__(self, positives: Tensor, noise: Tensor, embeddings: Tensor, keep: Tensor) -> None:
+        self.positives, self.noise, self.embeddings, self.keep = positives, noise, embeddings.detach(), keep
+        # A row of its own for each anchor takes space for the points, too.
+        self.width = noise.shape[-1] + 1 if noise.dim() == 1 else noise.shape[1] * (embeddings.shape[1] + 1)
+
+    def prepare(self, similarity: Similarity, dtype: torch.dtype) -> Tensor:
+        """The prepared references of the shared negatives, `[num, d']`; none where each anchor has its own."""
+        rows = self.noise if self.noise.dim() == 1 else self.noise[:0, 0]
+        return similarity.prepare(self.embeddings[rows].to(dtype))
+
+    def scores(self, similarity: Similarity, a: Tensor, r: Tensor, block: Block, rows: slice) -> tuple[Scores, Scores]:
+        """Positives `[b, 1]` and negatives `[b, num]`, all of which count."""
+        own, columns = self.positives[rows].unsqueeze(1), self.noise[rows] if self.noise.dim() == 2 else self.noise.expand(a.shape[0], -1)
+        points = similarity.prepare(self.embeddings[own].to(a.dtype))
+        near = similarity.score(a.unsqueeze(1), points).squeeze(1)
+        if self.noise.dim() == 1:
+            far = similarity.score(a, r)
+        else:
+            far = similarity.score(a.unsqueeze(1), similarity.prepare(self.embeddings[columns].to(a.dtype))).squeeze(1)
+        block = replace(block, between=None)
+        return Scores(far, columns=columns, block=block), Scores(near, columns=own, block=block)
+
+
+def columns_of(anchors: Points, references: Points, relation: Relation | None) -> Columns:
+    """The cheapest columns that the device and the relation allow."""
+    if relation is None and reads_are_free(references.labels):
+        return LabelColumns(anchors, references)
+    return RelationColumns(anchors, references, relation)

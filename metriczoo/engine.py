@@ -1,0 +1,304 @@
+"""The engine: blocks of anchors, gradients, and the memory budget. A loss never knows how it is executed.
+
+Dense is the reference: one block, ordinary autograd. Tiled cuts the anchors into blocks of rows that fit the memory budget and keeps nothing of size N x n:
+since the loss is a sum over anchors, divided by a number at the end, value and gradient are accumulated block by block in the forward pass, with no
+recomputation. Blocks that stay in cache make this faster than dense, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from metriczoo._execution import settings, tracing
+from metriczoo.columns import Columns, LabelColumns
+from metriczoo.reduction import Totals, divisors, totals
+from metriczoo.scores import HARMLESS, Block, Scores
+
+if TYPE_CHECKING:
+    from metriczoo.losses.base import Loss
+
+__all__ = ["Problem", "evaluate"]
+
+
+@dataclass(eq=False)
+class Problem:
+    """One call of a loss: all but the tensors that gradients flow to."""
+
+    loss: Loss
+    columns: Columns
+    embedding_dim: int
+    seed: Tensor | None
+    budget: int | None  # bytes per score block
+
+    def block(self, r: Tensor, rows: slice, device: torch.device) -> Block:
+        """What miners may know of the block of anchors `rows`, whose references are `r`."""
+        similarity, width = self.loss.similarity, self.columns.width
+
+        def between(i: Tensor, j: Tensor | None) -> Tensor:
+            i = i.clamp(max=len(r) - 1)  # the spare column belongs to no set: any score will do
+            if j is not None:
+                return similarity.score(r[i].unsqueeze(1), r[j.clamp(max=len(r) - 1)]).squeeze(1)
+            return F.pad(similarity.score(r[i], r), (0, width - len(r)), value=HARMLESS)
+
+        return Block(torch.arange(rows.start, rows.stop, device=device), similarity.distance, self.embedding_dim, self.seed, between)
+
+    def finish(self, s_n: Scores, s_p: Scores, rows: slice) -> Totals:
+        """What the anchors `rows` add up to."""
+        if self.loss.miner is not None:
+            s_n, s_p = self.loss.miner(s_n, s_p)
+        return totals(
+            self.loss.per_anchor(s_n, s_p),
+            s_n,
+            s_p,
+            self.columns.keep[rows],
+            needs_positives=self.loss.needs_positives,
+            needs_negatives=self.loss.needs_negatives,
+        )
+
+    def totals(self, a: Tensor, r: Tensor, rows: slice) -> Totals:
+        """What the anchors `rows` add up to, by autograd from prepared anchors `a` and references `r`."""
+        return self.finish(*self.columns.scores(self.loss.similarity, a, r, self.block(r, rows, a.device), rows), rows)
+
+    def value(self, sums: Totals) -> Tensor:
+        """The loss, from the sums over all anchors, `[terms]`."""
+        return (sums.value.double() / divisors(self.loss.reduction, sums.count, sums.active, sums.pairs)).sum()
+
+    def dense(self, anchors: Tensor, references: Tensor | None) -> Tensor:
+        """The loss by one block: the reference, differentiable any number of times."""
+        every = self.totals(anchors, anchors if references is None else references, slice(0, len(anchors)))
+        if self.loss.reduction == "none":
+            return every.value.sum(1)
+        return self.value(Totals(*(part.sum(0) for part in every))).to(anchors.dtype)
+
+    def tiles(self, anchors: Tensor) -> Iterator[slice]:
+        """The blocks of anchors, near-equal in height."""
+        budget = next(b for b in (self.budget, settings.memory_budget, _default_budget(anchors.device)) if b is not None)
+        n, height = len(anchors), self.columns.height(budget, anchors.element_size())
+        count = max(1, -(-n // height))
+        height = max(1, -(-n // count))
+        return (slice(start, min(start + height, n)) for start in range(0, n, height))
+
+
+def _default_budget(device: torch.device) -> int:
+    """Bytes: a block that stays in the cache of a host; on an accelerator one that keeps it busy."""
+    return 2**21 if device.type == "cpu" else 2**28
+
+
+def evaluate(problem: Problem, anchors: Tensor, references: Tensor | None, parameters: Sequence[Tensor]) -> Tensor:
+    """The loss of prepared `anchors` `[N, d]` against prepared `references` `[n, d]`; None means the anchors themselves.
+
+    `parameters` are all other tensors that may require a gradient inside `per_anchor`, the miner and the similarity.
+    """
+    execution = problem.loss.execution
+    if execution == "dense" or not problem.loss.separable or tracing(anchors):
+        return problem.dense(anchors, references)
+    inputs = (anchors, references, *parameters)
+    wanted = tuple(torch.is_grad_enabled() and t is not None and t.requires_grad for t in inputs)
+    if not any(wanted):
+        with torch.no_grad():
+            return _Accumulator(problem, anchors, references, parameters, wanted).run()
+    value: Tensor = _Tiled.apply(problem, wanted, *inputs)[0]
+    return value
+
+
+class _Tiled(torch.autograd.Function):
+    """Value and gradient by tiles. Backward scales the gradient that forward has accumulated.
+
+    With reduction "none" the factor of each anchor is known in backward only: there the tiles run again. Under `create_graph` backward differentiates the
+    dense form, since the gradient accumulated here is a constant to autograd.
+    """
+
+    @staticmethod
+    def forward(problem: Problem, wanted: tuple[bool, ...], anchors: Tensor, references: Tensor | None, *parameters: Tensor) -> Any:
+        per_anchor = problem.loss.reduction == "none"
+        tiles = _Accumulator(problem, anchors, references, parameters, (False,) * len(wanted) if per_anchor else wanted)
+        return (tiles.run(), *tiles.gradients())
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        problem, wanted, *tensors = inputs
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.problem, ctx.wanted = problem, wanted
+        ctx.num_gradients = len(output) - 1
+        # A store may be updated between forward and backward: what receives no gradient is kept aside, and checked where it is used again.
+        ctx.constants = [None if w or t is None else (t, t._version) for t, w in zip(tensors, wanted, strict=True)]
+        ctx.save_for_backward(*output[1:], *(t for t, w in zip(tensors, wanted, strict=True) if w))
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, *_: Tensor) -> Any:
+        saved = ctx.saved_tensors
+        gradients, differentiable = list(saved[: ctx.num_gradients]), iter(saved[ctx.num_gradients :])
+        if torch.is_grad_enabled() or not gradients:
+            tensors = [next(differentiable) if w else _unchanged(c) for w, c in zip(ctx.wanted, ctx.constants, strict=True)]
+            if torch.is_grad_enabled():
+                gradients = _dense_gradients(ctx.problem, tensors, ctx.wanted, grad)
+            else:
+                tiles = _Accumulator(ctx.problem, tensors[0], tensors[1], tensors[2:], ctx.wanted, weights=grad)
+                tiles.run()
+                gradients = list(tiles.gradients())
+        else:
+            gradients = [g * grad for g in gradients]
+        result = iter(gradients)
+        return (None, None, *(next(result) if w else None for w in ctx.wanted))
+
+
+def _unchanged(constant: tuple[Tensor, int] | None) -> Tensor | None:
+    if constant is None:
+        return None
+    tensor, version = constant
+    if tensor._version != version:
+        raise RuntimeError(
+            "References were modified in place (a store was updated) between the forward call of the loss and a backward pass that needs them again "
+            "(reduction='none' or create_graph=True). Update the store after backward."
+        )
+    return tensor
+
+
+def _dense_gradients(problem: Problem, tensors: list[Tensor | None], wanted: Sequence[bool], grad: Tensor) -> list[Tensor]:
+    anchors, references = tensors[0], tensors[1]
+    assert anchors is not None
+    value = problem.dense(anchors, references)
+    inputs = [t for t, w in zip(tensors, wanted, strict=True) if w and t is not None]
+    return list(torch.autograd.grad(value, inputs, grad, create_graph=True, allow_unused=True, materialize_grads=True))
+
+
+class _Accumulator:
+    """One pass over the tiles: sums of the loss, and the gradient of each of its terms.
+
+    The terms of a loss are divided by numbers that are known at the end only, so each has a gradient of its own until then.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        anchors: Tensor,
+        references: Tensor | None,
+        parameters: Sequence[Tensor],
+        wanted: Sequence[bool],
+        weights: Tensor | None = None,
+    ) -> None:
+        self.problem, self.wanted, self.weights = problem, wanted, weights
+        self.anchors, self.same = anchors.detach(), references is None
+        self.references = self.anchors if references is None else references.detach()
+        self.parameters = parameters
+        self.want_anchors, self.want_references = wanted[0], wanted[0] if self.same else wanted[1]
+        self.terms: list[list[Tensor]] = []  # gradients by term: of anchors, references, parameters
+        self.sums: Totals | None = None
+        similarity, columns = problem.loss.similarity, problem.columns
+        self.scores_buffer: Tensor | None = None
+        self.product = similarity.is_product and isinstance(columns, LabelColumns)
+
+    def run(self) -> Tensor:
+        """The loss."""
+        values = []
+        for rows in self.problem.tiles(self.anchors):
+            with torch.set_grad_enabled(any(self.wanted)):
+                every = (self._product_tile if self.product else self._tile)(rows)
+            if self.problem.loss.reduction == "none":
+                values.append(every.value.detach().sum(1))
+            sums = Totals(every.value.detach().double().sum(0), *(part.sum(0) for part in every[1:]))
+            self.sums = sums if self.sums is None else Totals(*(x + y for x, y in zip(self.sums, sums, strict=True)))
+        if self.sums is None:  # no anchor at all
+            return self.anchors.new_zeros(() if self.problem.loss.reduction != "none" else (0,))
+        if self.problem.loss.reduction == "none":
+            return torch.cat(values)
+        return self.problem.value(self.sums).to(self.anchors.dtype)
+
+    def _start(self, num_terms: int) -> None:
+        if not self.terms:
+            leaves = [self.anchors, self.references, *self.parameters]
+            wanted = [self.want_anchors, self.want_references and not self.same, *self.wanted[2:]]
+            zeros = [[torch.zeros_like(t) if w else t.new_empty(0) for t, w in zip(leaves, wanted, strict=True)] for _ in range(num_terms)]
+            self.terms = [[g[0], g[0], *g[2:]] for g in zeros] if self.same else zeros
+
+    def _objectives(self, every: Totals) -> list[Tensor]:
+        weighted = every.value if self.weights is None else every.value * self.weights[self._rows].unsqueeze(1)
+        self._start(weighted.shape[1])
+        return [] if not weighted.requires_grad else list(weighted.sum(0).unbind(0))
+
+    def _backward(self, every: Totals, leaves: Sequence[Tensor]) -> Iterator[tuple[list[Tensor], tuple[Tensor | None, ...]]]:
+        """For each term: its accumulated gradients, and the gradients of this tile with respect to `leaves` and the wanted parameters."""
+        objectives = self._objectives(every)
+        inputs = [*leaves, *(p for p, w in zip(self.parameters, self.wanted[2:], strict=True) if w)]
+        for k, objective in enumerate(objectives):
+            gradients = torch.autograd.grad(objective, inputs, retain_graph=k + 1 < len(objectives), allow_unused=True)
+            into = self.terms[k]
+            parameters = (g for g, w in zip(into[2:], self.wanted[2:], strict=True) if w)
+            for total, gradient in zip(parameters, gradients[len(leaves) :], strict=True):
+                if gradient is not None:
+                    total += gradient
+            yield into, gradients[: len(leaves)]
+
+    def _tile(self, rows: slice) -> Totals:
+        """Any similarity and any columns: autograd from the block's points to its sums."""
+        self._rows = rows
+        a, r = self.anchors[rows].requires_grad_(self.want_anchors), self.references.detach().requires_grad_(self.want_references)
+        every = self.problem.totals(a, r, rows)
+        leaves = [t for t in (a, r) if t.requires_grad]
+        for into, gradients in self._backward(every, leaves):
+            found = iter(gradients)
+            if self.want_anchors and (g := next(found)) is not None:
+                into[0][rows] += g
+            if self.want_references and (g := next(found)) is not None:
+                into[1] += g
+        return every
+
+    def _product_tile(self, rows: slice) -> Totals:
+        """Scores that are a matrix product: autograd from the scores only, and products straight into the accumulated gradients."""
+        self._rows = rows
+        a, n = self.anchors[rows], len(self.references)
+        columns = self.problem.columns
+        assert isinstance(columns, LabelColumns)
+        with torch.no_grad():
+            if self.scores_buffer is None:
+                self.scores_buffer = a.new_empty(a.shape[0], columns.width)
+            scores = self.scores_buffer[: a.shape[0]]
+            torch.mm(a, self.references.mT, out=scores[:, :n])
+            scores[:, n] = HARMLESS
+            r = self.references.detach()
+            s_n, s_p = columns.sets(scores, self.problem.block(r, rows, a.device), rows, in_place=True)
+        leaves = (s_n.value, s_p.value, r) if self.want_anchors or self.want_references else ()
+        for leaf in leaves:
+            leaf.requires_grad_()
+        every = self.problem.finish(s_n, s_p, rows)
+        for into, gradients in self._backward(every, leaves):
+            if leaves:
+                self._push(into, *gradients, s_n=s_n, s_p=s_p, a=a, rows=rows)
+        return every
+
+    def _push(self, into: list[Tensor], g_n: Tensor | None, g_p: Tensor | None, g_r: Tensor | None, *, s_n: Scores, s_p: Scores, a: Tensor, rows: slice) -> None:
+        """From the gradients of the scores to those of the points. Positives are excluded columns of `g_n`, where it is 0."""
+        n = len(self.references)
+        gradient = torch.zeros_like(s_n.value) if g_n is None else g_n.contiguous()
+        if g_p is not None and s_p.columns is not None:
+            gradient.scatter_(1, s_p.columns, g_p)
+        if self.want_anchors:
+            into[0][rows].addmm_(gradient[:, :n], self.references)
+        if self.want_references:
+            into[1].addmm_(gradient[:, :n].mT, a)
+            if g_r is not None:
+                into[1] += g_r
+
+    def gradients(self) -> tuple[Tensor, ...]:
+        """Of each wanted input, once `run` is through."""
+        if not any(self.wanted):
+            return ()
+        if self.sums is None:
+            return tuple(torch.zeros_like(t) for t, w in zip((self.anchors, self.references, *self.parameters), self.wanted, strict=True) if w)
+        counts = self.sums
+        if self.weights is None:
+            factors = 1 / divisors(self.problem.loss.reduction, counts.count, counts.active, counts.pairs)
+        else:
+            factors = torch.ones_like(counts.value)
+        result = []
+        for i, w in enumerate(self.wanted):
+            if w:
+                scaled = [term[i] * factor.to(term[i].dtype) for term, factor in zip(self.terms, factors, strict=True)]
+                result.append(scaled[0] if len(scaled) == 1 else torch.stack(scaled).sum(0))
+        return tuple(result)

@@ -1,0 +1,121 @@
+"""Sums over all pairs (positive, negative) of an anchor, without an array of that size."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from metriczoo._execution import tracing
+from metriczoo.scores import Scores, Terms
+
+__all__ = ["PENALTIES", "Penalty", "pair_sum"]
+
+
+class Penalty(NamedTuple):
+    """An increasing function of a violation, 0 at -inf, and its derivative."""
+
+    value: Callable[[Tensor], Tensor]
+    derivative: Callable[[Tensor], Tensor]
+    power: int | None  # of the hinge, which can be summed by sorting; None for others
+
+
+PENALTIES = {
+    "hinge": Penalty(torch.relu, lambda t: (t > 0).to(t.dtype), 1),
+    "squared": Penalty(lambda t: t.relu().square(), lambda t: 2 * t.relu(), 2),
+    "soft": Penalty(F.softplus, torch.sigmoid, None),
+}
+
+_FEW = 48  # positives up to which a loop over them is faster than sorting them
+_WIDE = 2**22  # elements of an array (anchors x positives x negatives) that a traced program may hold at once
+
+
+def pair_sum(s_n: Scores, s_p: Scores, margin: float | Tensor, penalty: Penalty) -> Terms:
+    """For each anchor the sum of `penalty(s_n - s_p + margin)` over all its pairs of a negative and a positive.
+
+    Exact in value, count and gradient. Time is O(negatives x positives), or O(negatives x log positives) for a hinge with many positives.
+    """
+    violation = s_n.fill(-math.inf)
+    thresholds = torch.where(s_p.mask, s_p.value - margin, math.inf)
+    count = s_n.count() * s_p.count()
+    if penalty.power is not None and (tracing(violation) or thresholds.shape[1] > _FEW):
+        total, active = _sorted_sum(violation, thresholds, penalty.power)
+    elif tracing(violation):
+        total, active = _broadcast_sum(violation, thresholds, penalty)
+    else:
+        total, active, *_ = _PairSum.apply(violation, thresholds, penalty)
+    return Terms(total, count, active)
+
+
+class _PairSum(torch.autograd.Function):
+    """A loop over positives. Forward accumulates the derivative, so that no array per positive is kept for backward."""
+
+    @staticmethod
+    def forward(violation: Tensor, thresholds: Tensor, penalty: Penalty) -> tuple[Tensor, ...]:
+        total = violation.new_zeros(violation.shape[0])
+        active = torch.zeros(violation.shape[0], dtype=torch.int64, device=violation.device)
+        slope_n, slopes_p = torch.zeros_like(violation), torch.zeros_like(thresholds)
+        for k in range(thresholds.shape[1]):
+            t = violation - thresholds[:, k : k + 1]
+            total += penalty.value(t).sum(1)
+            slope = penalty.derivative(t)
+            slope_n += slope
+            slopes_p[:, k] = slope.sum(1)
+            active += slopes_p[:, k].long() if penalty.power == 1 else (slope > 0).sum(1)
+        return total, active, slope_n, slopes_p
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        violation, thresholds, ctx.penalty = inputs
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.save_for_backward(violation, thresholds, *output[2:])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        violation, thresholds, slope_n, slopes_p = ctx.saved_tensors
+        if torch.is_grad_enabled() and ctx.penalty.power != 1:  # the slopes of a hinge are constants, others have a derivative of their own
+            total, _ = _broadcast_sum(violation, thresholds, ctx.penalty)
+            g_n, g_p = torch.autograd.grad(total, (violation, thresholds), grad, create_graph=True, allow_unused=True, materialize_grads=True)
+            return g_n, g_p, None
+        grad = grad.unsqueeze(1)
+        return slope_n * grad, -slopes_p * grad, None
+
+
+def _broadcast_sum(violation: Tensor, thresholds: Tensor, penalty: Penalty) -> tuple[Tensor, Tensor]:
+    """A few positives at a time, by operations that can be traced and differentiated any number of times."""
+    b, n = violation.shape
+    step = max(1, _WIDE // max(1, b * n))
+    total = violation.new_zeros(b)
+    active = torch.zeros(b, dtype=torch.int64, device=violation.device)
+    inside = violation.isfinite().unsqueeze(1)
+    harmless = torch.where(violation.isfinite(), violation, 0.0).unsqueeze(1)
+    for chosen in thresholds.split(step, dim=1):
+        both = inside & chosen.isfinite().unsqueeze(2)
+        t = harmless - torch.where(chosen.isfinite(), chosen, 0.0).unsqueeze(2)
+        loss = torch.where(both, penalty.value(t), 0.0)
+        total = total + loss.sum((1, 2))
+        active = active + (loss != 0).sum((1, 2))
+    return total, active
+
+
+def _sorted_sum(violation: Tensor, thresholds: Tensor, power: int) -> tuple[Tensor, Tensor]:
+    """Each negative v meets the thresholds below it, a prefix of the sorted ones: sum (v - t) = c v - sum t, and likewise for squares."""
+    inside = thresholds.isfinite()
+    # Sums of values near 0 lose fewer digits: the origin cancels.
+    origin = (torch.where(inside, thresholds, 0.0).detach().sum(1) / inside.sum(1).clamp(min=1)).unsqueeze(1)
+    ordered = (thresholds - origin).sort(dim=1).values
+    centred = violation - origin
+    below = torch.searchsorted(ordered.detach().contiguous(), centred.detach().contiguous())
+    ordered = torch.where(ordered.isfinite(), ordered, 0.0)
+    v = torch.where(centred.isfinite(), centred, 0.0)
+    sums = F.pad(ordered.cumsum(1), (1, 0)).gather(1, below)
+    if power == 1:
+        total = (below * v - sums).sum(1)
+    else:
+        squares = F.pad(ordered.square().cumsum(1), (1, 0)).gather(1, below)
+        total = (below * v.square() - 2 * v * sums + squares).sum(1)
+    return total, below.sum(1)

@@ -1,0 +1,72 @@
+"""Triplet margin loss, over every triplet."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from metriczoo._checks import check_choice
+from metriczoo.functional._pairs import PENALTIES, Penalty, pair_sum
+from metriczoo.scores import Scores, Terms, as_scores
+
+__all__ = ["triplet_margin"]
+
+
+def triplet_margin(
+    s_n: Tensor | Scores, s_p: Tensor | Scores, *, margin: float | Tensor = 0.2, penalty: str = "hinge", swap: bool = False
+) -> Terms:
+    r"""Triplet loss: each positive is to be closer than each negative, by a margin.
+
+    .. math:: L = \sum_i \sum_j h(s_n^j - s_p^i + m), \qquad h(t) = [t]_+, \; [t]_+^2 \;\text{or}\; \log(1 + e^t)
+
+    Exact over all triplets, in O(positives x negatives) time for few positives and O(negatives x log positives) for many, with no array of that size.
+
+    Args:
+        s_n: `[b, n]`, similarities to references of other classes.
+        s_p: `[b, p]`, similarities to references of the anchor's class.
+        margin: :math:`m \ge 0`.
+        penalty: `"hinge"`, `"squared"` or `"soft"`.
+        swap: whether a negative counts with its similarity to the anchor or to the positive, whichever is larger. Needs scores that an engine made, since
+            the similarities between references are not among `s_n` and `s_p`.
+
+    Returns:
+        `Terms` over triplets.
+
+    Raises:
+        ValueError: for an unknown penalty, or `swap` where there are no scores between references.
+
+    Example:
+        >>> import torch
+        >>> triplet_margin(torch.tensor([[0.5, 0.1]]), torch.tensor([[0.6, 0.9]]), margin=0.2)
+        Terms(total=tensor([0.1000]), count=tensor([4]), active=tensor([1]))
+
+    Relations:
+        Behind `HardMiner` it is batch-hard, behind `SemiHardMiner` FaceNet's choice. On unit vectors, FaceNet's margin on squared distances is twice the
+        margin on cosines, and so is its loss.
+
+    References:
+        Schroff, Kalenichenko, Philbin. FaceNet: A Unified Embedding for Face Recognition and Clustering. CVPR 2015, equation 2.
+        Hermans, Beyer, Leibe. In Defense of the Triplet Loss for Person Re-Identification. 2017, equations 5 to 8 (batch-all, batch-hard, soft margin).
+        Balntas, Riba, Ponsa, Mikolajczyk. Learning local feature descriptors with triplets and shallow convolutional neural networks. BMVC 2016 (swap).
+    """
+    s_n, s_p = as_scores(s_n), as_scores(s_p)
+    chosen = PENALTIES[check_choice("penalty", penalty, PENALTIES)]
+    return _swapped(s_n, s_p, margin, chosen) if swap else pair_sum(s_n, s_p, margin, chosen)
+
+
+def _swapped(s_n: Scores, s_p: Scores, margin: float | Tensor, penalty: Penalty) -> Terms:
+    """One positive at a time, since each sees other similarities to the negatives."""
+    if s_p.block is None or s_p.block.between is None:
+        raise ValueError("Expected scores with similarities between references for `swap=True`, but these have none: use `TripletMarginLoss(swap=True)`.")
+    inside, mask = s_n.mask, s_p.mask
+    total = s_n.value.new_zeros(s_n.value.shape[0])
+    active = torch.zeros(s_n.value.shape[0], dtype=torch.int64, device=s_n.value.device)
+    for k in range(s_p.value.shape[1]):
+        column = torch.full_like(active, k) if s_p.columns is None else s_p.columns[:, k]
+        nearer = torch.maximum(s_n.value, s_p.block.between(column, s_n.columns))
+        t = torch.where(inside & mask[:, k : k + 1], nearer - s_p.value[:, k : k + 1] + margin, -math.inf)
+        loss = penalty.value(t)
+        total, active = total + loss.sum(1), active + (loss > 0).sum(1)
+    return Terms(total, s_n.count() * s_p.count(), active)

@@ -1,0 +1,111 @@
+"""The unified pair loss and what derives from it: all negatives against all positives of an anchor by log-sum-exp."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn.functional import softplus
+
+from metriczoo.scores import Scores, as_scores
+
+__all__ = ["am_softmax", "circle", "unified"]
+
+
+def unified(s_n: Tensor | Scores, s_p: Tensor | Scores, *, margin: float | Tensor = 0.25, scale: float | Tensor = 256.0) -> Tensor:
+    r"""The unified loss of pair and class-level learning.
+
+    .. math:: L = \log\Bigl(1 + \sum_i \sum_j e^{\gamma (s_n^j - s_p^i + m)}\Bigr)
+                = \operatorname{softplus}\bigl(\operatorname{LSE}_j \gamma (s_n^j + m) + \operatorname{LSE}_i (-\gamma s_p^i)\bigr)
+
+    Args:
+        s_n: `[b, n]`, similarities to references of other classes.
+        s_p: `[b, p]`, similarities to references of the anchor's class.
+        margin: :math:`m \ge 0`.
+        scale: :math:`\gamma > 0`.
+
+    Returns:
+        `[b]`, >= 0; 0 where either set is empty.
+
+    Example:
+        >>> import torch
+        >>> unified(torch.tensor([[0.2, 0.1]]), torch.tensor([[0.9]]), margin=0.0, scale=1.0)
+        tensor([0.6664])
+
+    Relations:
+        With one positive and cosine similarity to class proxies it is `am_softmax`; as `scale` grows, `unified / scale` tends to the hinge of the hardest
+        negative and the hardest positive (batch-hard triplet). `circle` weighs each similarity by its distance from an optimum.
+
+    References:
+        Sun, Cheng, Zhang, Zhang, Zheng, Wang, Wei. Circle Loss: A Unified Perspective of Pair Similarity Optimization. CVPR 2020, equation 1.
+    """
+    push = as_scores(s_n).map(lambda s: scale * (s + margin)).logsumexp()
+    pull = as_scores(s_p).map(lambda s: -scale * s).logsumexp()
+    return softplus(push + pull)
+
+
+def am_softmax(s_n: Tensor | Scores, s_p: Tensor | Scores, *, margin: float | Tensor = 0.35, scale: float | Tensor = 30.0) -> Tensor:
+    r"""Additive margin softmax (CosFace): softmax cross-entropy over class proxies, with a margin on the cosine to the own class.
+
+    .. math:: L = -\log \frac{e^{\gamma (s_p - m)}}{e^{\gamma (s_p - m)} + \sum_j e^{\gamma s_n^j}}
+
+    Args:
+        s_n: `[b, n]`, cosines to the proxies of other classes.
+        s_p: `[b, p]`, cosines to the proxies of the anchor's class; usually one. Several count as in `unified`.
+        margin: :math:`m \ge 0`.
+        scale: :math:`\gamma > 0`. AM-Softmax uses 30, CosFace 64, both with margin 0.35.
+
+    Returns:
+        `[b]`, >= 0; 0 where either set is empty.
+
+    Example:
+        >>> import torch
+        >>> am_softmax(torch.tensor([[0.2, 0.1]]), torch.tensor([[0.9]]), margin=0.0, scale=1.0)
+        tensor([0.6664])
+
+    Relations:
+        It is `unified` with one positive. `margin=0` gives NormFace.
+
+    References:
+        Wang, Cheng, Liu, Liu. Additive Margin Softmax for Face Verification. IEEE Signal Processing Letters 2018, equation 6.
+        Wang et al. CosFace: Large Margin Cosine Loss for Deep Face Recognition. CVPR 2018, equation 4.
+    """
+    return unified(s_n, s_p, margin=margin, scale=scale)
+
+
+def circle(
+    s_n: Tensor | Scores, s_p: Tensor | Scores, *, margin: float | Tensor = 0.25, scale: float | Tensor = 256.0, detach_weights: bool = True
+) -> Tensor:
+    r"""Circle loss: every similarity is weighted by how far it is from its optimum.
+
+    .. math:: L = \operatorname{softplus}\bigl(\operatorname{LSE}_j \gamma \alpha_n^j (s_n^j - m) + \operatorname{LSE}_i (-\gamma \alpha_p^i (s_p^i - 1 + m))\bigr),
+        \quad \alpha_n = [s_n + m]_+, \quad \alpha_p = [1 + m - s_p]_+
+
+    Args:
+        s_n: `[b, n]`, cosines to references of other classes.
+        s_p: `[b, p]`, cosines to references of the anchor's class.
+        margin: :math:`m \ge 0`: the loss wants s_p > 1 - m and s_n < m.
+        scale: :math:`\gamma > 0`.
+        detach_weights: whether the weights :math:`\alpha` are constants to the gradient, as in the paper. Otherwise negatives with s_n in (-m, 0) are pulled
+            towards 0.
+
+    Returns:
+        `[b]`, >= 0; 0 where either set is empty.
+
+    Example:
+        >>> import torch
+        >>> circle(torch.tensor([[0.2, 0.1]]), torch.tensor([[0.9]]), margin=0.25, scale=1.0)
+        tensor([1.0540])
+
+    Relations:
+        With weights of 1 it is `unified` with margin 1 - 2m. The decision boundary of one pair is the circle s_n^2 + (1 - s_p)^2 = 2 m^2.
+
+    References:
+        Sun, Cheng, Zhang, Zhang, Zheng, Wang, Wei. Circle Loss: A Unified Perspective of Pair Similarity Optimization. CVPR 2020, equations 4 and 6.
+        The paper uses scale 256 and margin 0.25 for faces, 128 for re-identification, 80 and 0.4 for fine-grained retrieval.
+    """
+
+    def weight(s: Tensor) -> Tensor:
+        return s.detach() if detach_weights else s
+
+    push = as_scores(s_n).map(lambda s: scale * (weight(s) + margin).relu() * (s - margin)).logsumexp()
+    pull = as_scores(s_p).map(lambda s: -scale * (1 + margin - weight(s)).relu() * (s - 1 + margin)).logsumexp()
+    return softplus(push + pull)

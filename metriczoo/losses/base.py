@@ -1,0 +1,251 @@
+"""`Loss`: the base of all losses. Its one hook is `per_anchor`."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from metriczoo._checks import Bounds, as_ids, as_labels, check_choice, check_count, check_embeddings, check_finite, describe
+from metriczoo._execution import full_precision, reads_are_free, settings
+from metriczoo.columns import Columns, Points, Relation, columns_of
+from metriczoo.engine import Problem, evaluate
+from metriczoo.miners.base import Miner
+from metriczoo.reduction import REDUCTIONS
+from metriczoo.references import References, as_references
+from metriczoo.scores import Scores, Terms
+from metriczoo.similarity import Cosine, Similarity
+from metriczoo.stores import Proxies
+
+__all__ = ["FunctionLoss", "Loss", "from_function", "match"]
+
+_EXECUTIONS = ("auto", "dense", "tiled")
+
+
+class Loss(nn.Module):
+    """A metric-learning loss: a function of the scores of an anchor to references of other classes, `s_n`, and of its own, `s_p`.
+
+    A new loss is a subclass with one method, `per_anchor(s_n, s_p)`, that returns one number per anchor, `[b]`, or `Terms` where it averages over pairs or
+    triplets, or a tuple of `Terms` that are averaged apart. It knows its rows only: miners, similarities, references, reductions and execution are the
+    same for all losses.
+
+    Args:
+        similarity: how two points are scored. Default: that of the loss.
+        miner: which pairs are kept. Default: all.
+        reduction: `"mean"` (over the anchors that have what the loss needs, or over pairs or triplets), `"mean_active"` (over those whose loss is not 0),
+            `"mean_pairs"` (over pairs), `"sum"` or `"none"` (`[n]`, the sum of each anchor).
+        relation: `relation(anchor_labels, reference_labels)` -> `[b, n]` bool, which pairs are positive, or a pair of such masks, positives and negatives.
+            Labels may then be `[n, ...]`. Default: equality of labels.
+        proxies: a `Proxies` store to compare with where a call names no references.
+        num_classes: with `embedding_dim`, makes `proxies` for so many classes.
+        embedding_dim: dimension of the proxies.
+        memory_budget: bytes that a block of scores may take in tiled execution. Default: `metriczoo.settings.memory_budget`.
+        execution: `"auto"` (tiled where the loss allows it), `"dense"` or `"tiled"`.
+    """
+
+    similarity: Similarity
+    miner: Miner | None
+    proxies: Proxies | None
+
+    separable: ClassVar[bool] = True  # whether the loss is a sum over anchors, so that blocks of anchors can be computed apart
+    needs_positives: ClassVar[bool] = True  # whether an anchor without positives is left out of the mean, with loss 0
+    needs_negatives: ClassVar[bool] = True
+    bounds: ClassVar[Mapping[str, Bounds]] = {}  # of the hyper-parameters
+
+    def __init__(
+        self,
+        *,
+        similarity: Similarity | None = None,
+        miner: Miner | None = None,
+        reduction: str = "mean",
+        relation: Relation | None = None,
+        proxies: Proxies | None = None,
+        num_classes: int | None = None,
+        embedding_dim: int | None = None,
+        memory_budget: int | None = None,
+        execution: str = "auto",
+        **unknown: Any,
+    ) -> None:
+        super().__init__()
+        if unknown:
+            raise _unexpected(type(self), unknown)
+        self.similarity = _instance("similarity", similarity, Similarity) if similarity is not None else self.default_similarity()
+        self.miner = _instance("miner", miner, Miner) if miner is not None else None
+        self.reduction = check_choice("reduction", reduction, REDUCTIONS)
+        if relation is not None and not callable(relation):
+            raise TypeError(f"Expected `relation` to be callable on two label blocks, but got {describe(relation)}.")
+        self.relation = relation
+        self.proxies = _proxies(proxies, num_classes, embedding_dim)
+        self.memory_budget = None if memory_budget is None else check_count("memory_budget", memory_budget)
+        self.execution = check_choice("execution", execution, _EXECUTIONS)
+        if execution == "tiled" and not self.separable:
+            raise ValueError(f"Expected `execution` of {type(self).__name__} to be 'auto' or 'dense', since it couples anchors, but got 'tiled'.")
+
+    def default_similarity(self) -> Similarity:
+        """The similarity of the paper."""
+        return Cosine()
+
+    def _set(self, **values: Any) -> None:
+        """Check hyper-parameters against `bounds` and keep them."""
+        for name, value in values.items():
+            setattr(self, name, self.bounds[name].check(name, value))
+
+    def per_anchor(self, s_n: Scores, s_p: Scores) -> Tensor | Terms | tuple[Terms, ...]:
+        """The loss of each anchor of a block, from its scores to negatives and to positives."""
+        raise NotImplementedError(f"{type(self).__name__} must define `per_anchor(s_n, s_p)`.")
+
+    def forward(self, embeddings: Tensor, labels: Any, references: Any = None, *, ids: Any = None) -> Tensor:
+        """The loss of a batch. Not to be overridden: the hook is `per_anchor`.
+
+        Args:
+            embeddings: `[n, d]` floating point: the anchors.
+            labels: `[n]` integers (tensor, array or sequence). A label < 0 is ignored: neither positive nor negative.
+            references: what the anchors are compared with. `None`: the loss's proxies if it has any, else the batch itself. Otherwise a store,
+                `(embeddings, labels)`, a `References`, or a list of these, where `None` stands for the batch.
+            ids: `[n]` integers: a pair of equal ids is the same point and left out; an id < 0 equals no other. Default: fresh ones.
+
+        Returns:
+            A scalar, or `[n]` with reduction `"none"`; at least float32.
+
+        Raises:
+            TypeError: of wrong types and dtypes.
+            ValueError: of wrong shapes, lengths, devices, and of NaN or infinite embeddings.
+        """
+        with full_precision(embeddings):
+            anchors = _full(check_embeddings("embeddings", embeddings))
+            if _checking(anchors):
+                check_finite("embeddings", anchors)
+            labels = self._labels(labels, anchors)
+            ids = None if ids is None else as_ids(ids, length=len(anchors), device=anchors.device)
+            columns, prepared, compared = self._meet(anchors, labels, references, ids)
+            seed = None if self.miner is None else self.miner.draw_seed(anchors.device)
+            problem = Problem(self, columns, anchors.shape[1], seed, self.memory_budget)
+            return evaluate(problem, prepared, compared, self._learnable())
+
+    def _labels(self, labels: Any, anchors: Tensor) -> Tensor:
+        if self.relation is None or not isinstance(labels, Tensor) or labels.dim() == 1:
+            return as_labels(labels, length=len(anchors), device=anchors.device)
+        if len(labels) != len(anchors):
+            raise ValueError(f"Expected `labels` to have {len(anchors)} entries, one per embedding, but got {describe(labels)}.")
+        return labels.to(anchors.device)
+
+    def _meet(self, anchors: Tensor, labels: Tensor, references: Any, ids: Tensor | None) -> tuple[Columns, Tensor, Tensor | None]:
+        """Columns, prepared anchors, and prepared references (None: the anchors)."""
+        if references is None:
+            references = self.proxies
+        prepared = self.similarity.prepare(anchors)
+        if references is None:
+            points = Points(labels, torch.arange(len(anchors), device=anchors.device) if ids is None else ids)
+            if not _some_ignored(labels):
+                return columns_of(points, points, self.relation), prepared, None
+            kept = (labels >= 0).nonzero().squeeze(1)
+            assert points.ids is not None
+            return columns_of(points, Points(labels[kept], points.ids[kept]), self.relation), prepared, prepared[kept]
+        parts, own_ids = as_references(references, References(anchors, labels, ids), fresh=ids is None)
+        for part in parts:
+            match(part, anchors)
+        compared = torch.cat([self.similarity.prepare(_full(part.embeddings)) for part in parts]) if len(parts) > 1 else self.similarity.prepare(_full(parts[0].embeddings))
+        points = Points(torch.cat([part.labels for part in parts]), torch.cat([part.ids for part in parts]) if own_ids is not None else None)
+        if _some_ignored(points.labels):
+            kept = (points.labels >= 0).nonzero().squeeze(1)
+            points = Points(points.labels[kept], None if points.ids is None else points.ids[kept])
+            compared = compared[kept]
+        return columns_of(Points(labels, own_ids), points, self.relation), prepared, compared.to(prepared.dtype)
+
+    def _learnable(self) -> list[Tensor]:
+        """Every tensor that `per_anchor`, the miner or the similarity may hold and that requires a gradient."""
+        proxies = set() if self.proxies is None else {id(p) for p in self.proxies.parameters()}
+        held = [t for module in self.modules() for t in vars(module).values() if isinstance(t, Tensor)]
+        return [t for t in (*self.parameters(), *held) if t.requires_grad and id(t) not in proxies]
+
+
+class FunctionLoss(Loss):
+    """A loss whose `per_anchor` is a function. Made by `from_function`."""
+
+    def __init__(self, function: Callable[[Scores, Scores], Any], parameters: Sequence[Tensor] = (), **options: Any) -> None:
+        super().__init__(**options)
+        self.function = function
+        self.learnable = nn.ParameterList([p for p in parameters if isinstance(p, nn.Parameter)])
+        self._others = [p for p in parameters if not isinstance(p, nn.Parameter)]
+
+    def per_anchor(self, s_n: Scores, s_p: Scores) -> Any:
+        """The function."""
+        return self.function(s_n, s_p)
+
+    def _learnable(self) -> list[Tensor]:
+        return [*super()._learnable(), *(t for t in self._others if t.requires_grad)]
+
+
+def from_function(function: Callable[[Scores, Scores], Any], *, parameters: Sequence[Tensor] = (), **options: Any) -> Loss:
+    """A loss from a function `f(s_n, s_p)` that returns one number per anchor.
+
+    Args:
+        function: takes two `Scores` and returns `[b]`, `Terms`, or a tuple of `Terms`.
+        parameters: tensors that `function` uses and that require a gradient.
+        options: as of `Loss`.
+
+    Raises:
+        TypeError: if `function` is not callable.
+
+    Example:
+        >>> import torch
+        >>> from metriczoo import losses
+        >>> hard_triplet = losses.from_function(lambda s_n, s_p: (s_n.max() - s_p.min() + 0.2).relu())
+        >>> hard_triplet(torch.eye(4), [0, 0, 1, 1])
+        tensor(0.2000)
+    """
+    if not callable(function):
+        raise TypeError(f"Expected `function` to be callable on (s_n, s_p), but got {describe(function)}.")
+    return FunctionLoss(function, parameters, **options)
+
+
+def _checking(tensor: Tensor) -> bool:
+    return reads_are_free(tensor) if settings.check_values is None else settings.check_values
+
+
+def _full(x: Tensor) -> Tensor:
+    """At least float32: half precision cannot tell cosines near 1 apart."""
+    return x if x.dtype.itemsize >= 4 else x.float()
+
+
+def _some_ignored(labels: Tensor) -> bool:
+    """Whether references have to be dropped beforehand; where their labels cannot be read, masks leave them out."""
+    return labels.dim() == 1 and reads_are_free(labels) and bool((labels < 0).any())
+
+
+def match(part: References, anchors: Tensor) -> None:
+    """Raise unless references can be compared with the anchors."""
+    if part.embeddings.shape[1] != anchors.shape[1]:
+        raise ValueError(f"Expected `references` of dimension {anchors.shape[1]}, that of `embeddings`, but got {describe(part.embeddings)}.")
+    if part.embeddings.device != anchors.device:
+        raise ValueError(f"Expected `references` on device {anchors.device}, that of `embeddings`, but got {part.embeddings.device}.")
+
+
+def _instance(argument: str, value: Any, kind: type) -> Any:
+    if not isinstance(value, kind):
+        hint = f" Did you mean `{value.__name__}()`?" if isinstance(value, type) and issubclass(value, kind) else ""
+        raise TypeError(f"Expected `{argument}` to be a {kind.__name__}, but got {describe(value)}.{hint}")
+    return value
+
+
+def _proxies(proxies: Proxies | None, num_classes: int | None, embedding_dim: int | None) -> Proxies | None:
+    if proxies is not None:
+        if num_classes is not None or embedding_dim is not None:
+            raise ValueError("Expected either `proxies` or `num_classes` and `embedding_dim`, but got both.")
+        return _instance("proxies", proxies, Proxies)  # type: ignore[no-any-return]
+    if (num_classes is None) != (embedding_dim is None):
+        raise ValueError(f"Expected `num_classes` and `embedding_dim` together, but got {num_classes=} and {embedding_dim=}.")
+    return None if num_classes is None or embedding_dim is None else Proxies(num_classes, embedding_dim)
+
+
+def _unexpected(kind: type, unknown: Mapping[str, Any]) -> TypeError:
+    known = {name for c in kind.__mro__ if issubclass(c, Loss) for name in inspect.signature(c.__init__).parameters}
+    known -= {"self", "options", "unknown"}
+    name = next(iter(unknown))
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return TypeError(f"Expected arguments of {kind.__name__} among {sorted(known)}, but got {name!r}.{hint}")

@@ -1,0 +1,92 @@
+"""Distance-weighted sampling."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from metriczoo._checks import check_count, check_number
+from metriczoo.miners._draws import uniform
+from metriczoo.miners.base import Miner
+from metriczoo.miners.nearest import _nothing, grouped
+from metriczoo.scores import Scores
+
+__all__ = ["DistanceWeightedMiner"]
+
+
+class DistanceWeightedMiner(Miner):
+    r"""For each pair of an anchor and a positive a negative drawn so that all distances are equally likely.
+
+    On the unit sphere in :math:`\mathbb R^n` the distance of two random points has density
+
+    .. math:: q(d) \propto d^{n - 2} (1 - d^2 / 4)^{(n - 3) / 2}
+
+    so negatives are drawn with probability proportional to :math:`1 / q(\max(d, c))`, and never beyond `nonzero_loss_cutoff`. Weights are taken in log space
+    and relative to the largest *of the anchor*, so that no anchor loses its negatives in high dimension. An anchor whose negatives all lie beyond the cutoff
+    draws from all of them with equal chance.
+
+    Args:
+        cutoff: c in (0, 2): nearer negatives weigh as much as one at this distance.
+        nonzero_loss_cutoff: distance in (0, 2] beyond which negatives have no weight.
+        embedding_dim: n >= 2. Default: the dimension of the embeddings of the loss.
+        generator: source of randomness.
+
+    Example:
+        >>> import torch
+        >>> miner = DistanceWeightedMiner(embedding_dim=8, generator=torch.Generator().manual_seed(0))
+        >>> s_n, s_p = miner(torch.tensor([[0.5, -0.9]]), torch.tensor([[0.9, 0.8]]))
+        >>> s_n.value.flatten()
+        tensor([0.5000, 0.5000])
+
+    Relations:
+        Semi-hard mining draws from a narrow band of distances; random mining, in high dimension, almost only from around the square root of 2.
+
+    References:
+        Wu, Manmatha, Smola, Krahenbuhl. Sampling Matters in Deep Embedding Learning. ICCV 2017, section 3 and equation 5.
+    """
+
+    draws = True
+
+    def __init__(
+        self,
+        *,
+        cutoff: float = 0.5,
+        nonzero_loss_cutoff: float = 1.4,
+        embedding_dim: int | None = None,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__(generator=generator)
+        self.cutoff = check_number("cutoff", cutoff, low=0, high=2, open_low=True, open_high=True)
+        self.nonzero_loss_cutoff = check_number("nonzero_loss_cutoff", nonzero_loss_cutoff, low=0, high=2, open_low=True)
+        self.embedding_dim = None if embedding_dim is None else check_count("embedding_dim", embedding_dim, low=2)
+
+    def log_weights(self, s_n: Scores) -> Tensor:
+        """`[b, n]`: logarithm of the weight of each negative, up to a constant per anchor; -inf for those that are never drawn."""
+        block = s_n.block
+        n = self.embedding_dim or (block.embedding_dim if block is not None else None)
+        if n is None:
+            raise ValueError("Expected `embedding_dim` for scores that come from no embeddings, but got None.")
+        n = max(n, 2)
+        d = block.distance(s_n.value) if block is not None else (2 - 2 * s_n.value).clamp(0, 4).sqrt()
+        eligible = s_n.mask & (d < self.nonzero_loss_cutoff)
+        d = d.clamp(self.cutoff, 2 - 1e-6)
+        log_weight = (2 - n) * d.log() - (n - 3) / 2 * (1 - d.square() / 4).log()
+        none = ~eligible.any(1, keepdim=True)
+        return torch.where(none, torch.where(s_n.mask, 0.0, -math.inf), torch.where(eligible, log_weight, -math.inf))
+
+    def select(self, s_n: Scores, s_p: Scores) -> tuple[Scores, Scores]:
+        """One negative per pair."""
+        if 0 in s_n.value.shape or s_p.value.shape[1] == 0:
+            return _nothing(s_n, s_p)
+        with torch.no_grad():
+            log_weight = self.log_weights(s_n)
+            largest = log_weight.amax(1, keepdim=True)
+            found = largest > -math.inf
+            ladder = (log_weight - torch.where(found, largest, 0.0)).exp().double().cumsum(1)
+            top = ladder[:, -1:]
+            at = torch.minimum(uniform(s_p, None if s_p.block is None else s_p.block.seed) * top, torch.nextafter(top, torch.zeros_like(top)))
+            # `right`: a step of height 0 is never landed on. A ladder without height has no step at all.
+            cells = torch.searchsorted(ladder, at, right=True).clamp(max=ladder.shape[1] - 1)
+        return grouped(s_n, s_p, cells, found.expand_as(cells))

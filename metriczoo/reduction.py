@@ -1,0 +1,66 @@
+"""Reductions: how the losses of anchors, pairs or triplets become one number. All are sums, so any cut of the batch adds up to the same."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from metriczoo._checks import check_choice
+from metriczoo.scores import Scores, Terms
+
+__all__ = ["REDUCTIONS", "Totals", "divisors", "totals"]
+
+REDUCTIONS = {
+    "mean": "sum / number of groups: each term over its own anchors, pairs or triplets, those with loss 0 counted",
+    "mean_active": "sum / number of groups whose loss is not 0",
+    "mean_pairs": "sum / number of pairs: of all terms together; for a loss per anchor, the pairs of the anchors that count",
+    "sum": "sum",
+    "none": "the sum of each anchor, [n]",
+}
+
+
+class Totals(NamedTuple):
+    """What the anchors of a block, or of several blocks, add up to, one entry per term of the loss."""
+
+    value: Tensor  # [b, terms]
+    count: Tensor  # [b, terms] int64
+    active: Tensor  # [b, terms] int64
+    pairs: Tensor  # [b, terms] int64
+
+
+def _anchor_terms(loss: Tensor, s_n: Scores, s_p: Scores, needs_positives: bool, needs_negatives: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """A loss of one number per anchor: which anchors count, and over how many pairs."""
+    negatives, positives = s_n.count(), s_p.count()
+    some = negatives + positives > 0
+    valid = (positives > 0 if needs_positives else some) & (negatives > 0 if needs_negatives else some)
+    return torch.where(valid, loss, 0.0), valid.long(), torch.where(valid, negatives + positives, 0)
+
+
+def totals(
+    result: Tensor | Terms | tuple[Terms, ...], s_n: Scores, s_p: Scores, keep: Tensor, *, needs_positives: bool, needs_negatives: bool
+) -> Totals:
+    """What `per_anchor` returned, by anchor and term; anchors where `keep` `[b]` is false add nothing.
+
+    A miner may have split anchors into groups: rows `g * i ... g * i + g - 1` then belong to anchor `i`.
+    """
+    b = keep.shape[0]
+    if isinstance(result, Tensor):
+        if result.shape != s_n.value.shape[:1]:
+            raise ValueError(f"Expected `per_anchor` to return a tensor of shape [{s_n.value.shape[0]}], but got {list(result.shape)}.")
+        value, count, pairs = _anchor_terms(result, s_n, s_p, needs_positives, needs_negatives)
+        columns = [(value, count, (value != 0).long(), pairs)]
+    else:
+        terms = (result,) if isinstance(result, Terms) else result
+        columns = [(t.total, t.count.long(), t.active.long(), t.count.long()) for t in terms]
+    fold = [
+        [torch.where(keep, column.reshape(b, -1).sum(1) if b else column.new_zeros(0), 0) for column in term] for term in columns
+    ]
+    return Totals(*(torch.stack(column, dim=1) for column in zip(*fold, strict=True)))
+
+
+def divisors(reduction: str, count: Tensor, active: Tensor, pairs: Tensor) -> Tensor:
+    """`[terms]` float64: what the total of each term is divided by, from the sums over all anchors of `count`, `active` and `pairs`."""
+    by = {"mean": count, "mean_active": active, "mean_pairs": pairs.sum().expand_as(pairs), "sum": torch.ones_like(count)}
+    return by[check_choice("reduction", reduction, by)].clamp(min=1).double()

@@ -1,0 +1,185 @@
+"""`Scores`: the scores of a block of anchors to one set of references, and the mask-safe folds over it.
+
+A loss is written with folds and never sees how a set is stored. There are two ways, and a fold gives the same result for both:
+
+* by `mask`: `value[i, j]` belongs to the set of anchor `i` where `mask[i, j]`;
+* by `excluded`: every column belongs to the set but the few that `excluded[i]` lists. No array of the size of the block is needed for it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+__all__ = ["HARMLESS", "Block", "Scores", "Terms", "as_scores"]
+
+# What a cell outside the set holds before a loss maps it. It is an ordinary value of a cosine, of an inner product and of a negated distance, where
+# square roots, logarithms and arc cosines have finite derivatives: the derivative of a map is never taken at a self-pair.
+HARMLESS = -0.5
+
+
+class Terms(NamedTuple):
+    """Sums over the pairs or triplets of each anchor, for a loss that averages over those rather than over anchors."""
+
+    total: Tensor  # [b] sum of the loss over the anchor's pairs or triplets
+    count: Tensor  # [b] how many pairs or triplets there are
+    active: Tensor  # [b] how many of them have a loss other than 0
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """Where a block of scores comes from: what a miner may know beyond the scores themselves."""
+
+    rows: Tensor  # [b] position of each anchor in the batch
+    distance: Callable[[Tensor], Tensor]  # Euclidean distance of the points that have a given score
+    embedding_dim: int | None = None
+    seed: Tensor | None = None  # [] int64, one per forward call: randomness that does not depend on how the batch is cut
+    between: Callable[[Tensor, Tensor | None], Tensor] | None = None  # (i [g], j [g, k] or None) -> scores of references i to references j or to all
+
+
+class Scores:
+    """Scores of `b` anchors to a set of references, larger = closer.
+
+    Args:
+        value: `[b, n]`. Cells outside the set hold any finite value.
+        mask: `[b, n]` bool, the cells that belong to the set. Default: all.
+        excluded: `[b, e]` int64, columns that do not belong to the set, repeats allowed: in place of `mask`.
+        num_excluded: `[b]` how many different columns `excluded` lists.
+        columns: `[b, n]` int64, which reference each cell scores. Default: cell `j` scores reference `j`.
+        block: where the scores come from.
+
+    Example:
+        >>> s = Scores(torch.tensor([[0.5, 0.1], [0.3, 0.2]]), torch.tensor([[True, True], [False, False]]))
+        >>> s.max()
+        tensor([0.5000,   -inf])
+        >>> s.map(lambda v: 10 * v).sum()
+        tensor([6., 0.])
+    """
+
+    __slots__ = ("_mask", "_num_excluded", "block", "columns", "excluded", "value")
+
+    def __init__(
+        self,
+        value: Tensor,
+        mask: Tensor | None = None,
+        *,
+        excluded: Tensor | None = None,
+        num_excluded: Tensor | None = None,
+        columns: Tensor | None = None,
+        block: Block | None = None,
+    ) -> None:
+        if mask is not None and mask.shape != value.shape:
+            raise ValueError(f"Expected `mask` to have the shape of `value`, {list(value.shape)}, but got {list(mask.shape)}.")
+        if excluded is not None and (mask is not None or num_excluded is None):
+            raise ValueError("Expected `excluded` to come with `num_excluded` and without `mask`.")
+        self.value, self._mask, self.excluded, self._num_excluded = value, mask, excluded, num_excluded
+        self.columns, self.block = columns, block
+
+    def __repr__(self) -> str:
+        return f"Scores({self.value.shape[0]} anchors x {self.value.shape[1]} references)"
+
+    @property
+    def mask(self) -> Tensor:
+        """`[b, n]` bool: which cells belong to the set."""
+        if self._mask is not None:
+            return self._mask
+        everything = torch.ones(self.value.shape, dtype=torch.bool, device=self.value.device)
+        return everything if self.excluded is None else everything.scatter(1, self.excluded, False)
+
+    def _with(self, value: Tensor) -> Scores:
+        return Scores(
+            value, self._mask, excluded=self.excluded, num_excluded=self._num_excluded, columns=self.columns, block=self.block
+        )
+
+    def fill(self, outside: float) -> Tensor:
+        """`[b, n]`: the values, and `outside` in the cells that do not belong to the set."""
+        if self.excluded is not None:
+            return self.value.scatter(1, self.excluded, outside)
+        return self.value if self._mask is None else torch.where(self._mask, self.value, outside)
+
+    def map(self, f: Callable[[Tensor], Tensor]) -> Scores:
+        """The same set with `f`, an elementwise function, applied to its values."""
+        value = f(self.value)
+        if value.shape != self.value.shape:
+            raise ValueError(f"Expected `f` to keep the shape {list(self.value.shape)}, but got {list(value.shape)}.")
+        return self._with(value)
+
+    def where(self, keep: Tensor) -> Scores:
+        """The subset of the cells where `keep` `[b, n]` (or `[b, 1]`) is true."""
+        return Scores(self.value, self.mask & keep, columns=self.columns, block=self.block)
+
+    def take(self, cells: Tensor, keep: Tensor) -> Scores:
+        """The cells `cells[i]` of each anchor `i`, `[b, k]` int64, of which those with `keep` `[b, k]` belong to the set."""
+        columns = cells if self.columns is None else self.columns.gather(1, cells)
+        return Scores(self.value.gather(1, cells), keep, columns=columns, block=self.block)
+
+    def split(self) -> Scores:
+        """Every cell as an anchor of its own: `[b * n, 1]`. With it a miner makes one group of each pair (anchor, positive)."""
+        columns = None if self.columns is None else self.columns.reshape(-1, 1)
+        if columns is None:
+            b, n = self.value.shape
+            columns = torch.arange(n, device=self.value.device).repeat(b).unsqueeze(1)
+        return Scores(self.value.reshape(-1, 1), self.mask.reshape(-1, 1), columns=columns, block=self.block)
+
+    def count(self) -> Tensor:
+        """`[b]` int64: how many cells belong to the set."""
+        if self._num_excluded is not None:
+            return self.value.shape[1] - self._num_excluded
+        if self._mask is not None:
+            return self._mask.sum(1)
+        return torch.full((self.value.shape[0],), self.value.shape[1], dtype=torch.int64, device=self.value.device)
+
+    def sum(self) -> Tensor:
+        """`[b]`: sum; 0 for an empty set."""
+        return self.fill(0.0).sum(1)
+
+    def mean(self) -> Tensor:
+        """`[b]`: mean; 0 for an empty set."""
+        return self.sum() / self.count().clamp(min=1)
+
+    def max(self) -> Tensor:
+        """`[b]`: largest value; -inf for an empty set. Equal largest values share the gradient."""
+        return self._extreme(-math.inf, largest=True)
+
+    def min(self) -> Tensor:
+        """`[b]`: smallest value; +inf for an empty set. Equal smallest values share the gradient."""
+        return self._extreme(math.inf, largest=False)
+
+    def _extreme(self, empty: float, largest: bool) -> Tensor:
+        if self.value.shape[1] == 0:
+            return self.value.new_full((self.value.shape[0],), empty)
+        filled = self.fill(empty)
+        return filled.amax(1) if largest else filled.amin(1)
+
+    def logsumexp(self) -> Tensor:
+        """`[b]`: log of the sum of exponentials; -inf for an empty set, with gradient 0."""
+        if self.value.shape[1] == 0:
+            return self.value.new_full((self.value.shape[0],), -math.inf)
+        filled = self.fill(-math.inf)
+        shift = filled.detach().amax(1, keepdim=True).clamp(min=torch.finfo(filled.dtype).min)
+        total = (filled - shift).exp().sum(1)  # at least 1 unless the set is empty: the largest term is exp(0)
+        empty = total == 0
+        return torch.where(empty, -math.inf, shift.squeeze(1) + torch.where(empty, 1.0, total).log())
+
+    def topk(self, k: int, *, largest: bool = True) -> Scores:
+        """The `k` largest (or smallest) values of each anchor; fewer where the set has fewer."""
+        k = min(k, self.value.shape[1])
+        with torch.no_grad():
+            filled = self.fill(-math.inf if largest else math.inf)
+            cells = filled.topk(k, dim=1, largest=largest).indices
+            keep = filled.gather(1, cells).isfinite()
+        return self.take(cells, keep)
+
+
+def as_scores(value: Tensor | Scores) -> Scores:
+    """`value` as `Scores`: a plain tensor `[b, n]` is a set in which every cell belongs."""
+    if isinstance(value, Scores):
+        return value
+    if not isinstance(value, Tensor) or value.dim() != 2 or not value.is_floating_point():
+        raise TypeError(f"Expected scores to be a floating-point tensor of shape [b, n] or `Scores`, but got {type(value).__name__} {value!r:.80}.")
+    return Scores(value if value.dtype.itemsize >= 4 else value.float())

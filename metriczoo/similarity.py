@@ -1,0 +1,188 @@
+"""Similarities: how two points are scored. Larger is always closer."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from metriczoo._checks import check_count, describe
+from metriczoo._execution import tracing
+
+__all__ = ["Cosine", "InnerProduct", "Mahalanobis", "NegativeEuclidean", "NegativeSquaredEuclidean", "Similarity", "unit"]
+
+
+class Similarity(nn.Module):
+    """How two points are scored: `prepare` once per point, `score` once per block.
+
+    An author writes the two methods (and `distance`, where the score is not a function of the Euclidean distance of unit vectors). They hold for
+    matrices `[n, d]` and for stacks of them, `[..., n, d]`.
+
+    Example:
+        >>> x, y = torch.tensor([[3.0, 4.0]]), torch.tensor([[4.0, 3.0], [3.0, 4.0]])
+        >>> Cosine()(x, y)
+        tensor([[0.9600, 1.0000]])
+        >>> NegativeSquaredEuclidean()(x, y)
+        tensor([[-2., -0.]])
+    """
+
+    is_distance = False  # whether a score is a negated distance, or a negated squared one
+    is_product = False  # whether `score(a, r)` is `a @ r.mT` and nothing else: the engine then multiplies into its own buffers
+
+    def prepare(self, x: Tensor) -> Tensor:
+        """What `score` takes, `[n, d']`, of points `x` `[n, d]`."""
+        return x
+
+    def score(self, a: Tensor, r: Tensor) -> Tensor:
+        """`[b, n]`: scores of prepared anchors `a` `[b, d']` to prepared references `r` `[n, d']`."""
+        raise NotImplementedError(f"{type(self).__name__} must define `score`.")
+
+    def distance(self, score: Tensor) -> Tensor:
+        """Euclidean distance at which two points have the score; unless redefined, of unit vectors whose inner product it is."""
+        return (2 - 2 * score).clamp(0, 4).sqrt()
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """`[b, n]`: scores of points `x` `[b, d]` to points `y` `[n, d]`."""
+        return self.score(self.prepare(x), self.prepare(y))
+
+
+def unit(x: Tensor) -> Tensor:
+    """`x / ||x||` along the last dimension; 0, with gradient 0, for a vector shorter than 1e-12."""
+    # Dividing by the largest component first keeps the square from under- or overflowing; the result does not depend on it, so it has no gradient.
+    largest = x.detach().abs().amax(-1, keepdim=True)
+    short = largest < 1e-12
+    x = x / torch.where(short, 1.0, largest)
+    square = x.square().sum(-1, keepdim=True)
+    return x * torch.where(short, 0.0, torch.where(short, 1.0, square).rsqrt())
+
+
+class Cosine(Similarity):
+    r"""Cosine of the angle between two points, in [-1, 1]: \(s = \hat x \cdot \hat y\).
+
+    Invariant to the norms. A zero vector scores 0 with everything and receives no gradient.
+    """
+
+    is_product = True
+
+    def prepare(self, x: Tensor) -> Tensor:
+        """Unit vectors."""
+        return unit(x)
+
+    def score(self, a: Tensor, r: Tensor) -> Tensor:
+        """Inner products."""
+        return a @ r.mT
+
+
+class InnerProduct(Similarity):
+    r"""Inner product of two points, unbounded: \(s = x \cdot y\)."""
+
+    is_product = True
+
+    def score(self, a: Tensor, r: Tensor) -> Tensor:
+        """Inner products."""
+        return a @ r.mT
+
+
+_NEAR = 0.01  # squared distances below this share of the squared norms lose digits in the product form and are computed from differences
+_WIDE = 2**22  # elements of an array of differences that may be held at once
+
+
+def _squared_distances(a: Tensor, r: Tensor) -> Tensor:
+    """`[..., b, n]`: squared Euclidean distances of points that carry their squared norm as a last component.
+
+    The matrix product is fast but wrong for near-duplicates, where it subtracts large numbers that are nearly equal: those are computed from differences.
+    """
+    x, y = a[..., :-1], r[..., :-1]
+    norms = a[..., -1:] + r[..., -1:].mT
+    traced = tracing(norms)
+    if x.shape[-2] == 1 or (traced and norms.numel() * x.shape[-1] <= _WIDE):
+        return (x.unsqueeze(-2) - y.unsqueeze(-3)).square().sum(-1)
+    square = norms - 2 * (x @ y.mT)
+    if traced:  # which pairs are near cannot be read
+        return square.clamp(min=0)
+    near = (square.detach() < _NEAR * norms.detach()).nonzero()
+    if near.shape[0] * x.shape[-1] > _WIDE:
+        return torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist").square()
+    if near.shape[0]:
+        *stack, i, j = near.unbind(1)
+        exact = (x[(*stack, i)] - y[(*stack, j)]).square().sum(-1)
+        square = square.index_put((*stack, i, j), exact)
+    return square
+
+
+class NegativeSquaredEuclidean(Similarity):
+    r"""Negated squared Euclidean distance, in (-inf, 0]: \(s = -\|x - y\|^2\). Near-duplicates are exact."""
+
+    is_distance = True
+
+    def prepare(self, x: Tensor) -> Tensor:
+        """The points with their squared norms as a last component."""
+        return torch.cat([x, x.square().sum(-1, keepdim=True)], dim=-1)
+
+    def score(self, a: Tensor, r: Tensor) -> Tensor:
+        """Negated squared distances."""
+        return -_squared_distances(a, r)
+
+    def distance(self, score: Tensor) -> Tensor:
+        """`sqrt(-s)`."""
+        return (-score).clamp(min=0).sqrt()
+
+
+class NegativeEuclidean(NegativeSquaredEuclidean):
+    r"""Negated Euclidean distance, in (-inf, 0]: \(s = -\|x - y\|\). Its gradient between two equal points is 0."""
+
+    def score(self, a: Tensor, r: Tensor) -> Tensor:
+        """Negated distances."""
+        square = _squared_distances(a, r)
+        return -square.clamp(min=torch.finfo(square.dtype).tiny).sqrt()  # below the bound clamp stops the gradient
+
+    def distance(self, score: Tensor) -> Tensor:
+        """`-s`."""
+        return -score
+
+
+class Mahalanobis(NegativeSquaredEuclidean):
+    r"""Negated squared Mahalanobis distance: \(s = -(x - y)^\top M (x - y)\) with \(M = L^\top L\), so \(M\) is positive semi-definite.
+
+    Args:
+        embedding_dim: `d`, the dimension of the points.
+        rank: rows of `L`. Default: `embedding_dim`.
+        matrix: `M`, `[d, d]`, symmetric positive semi-definite, to start from. Default: the identity (its first `rank` rows).
+        learnable: whether `L` is a parameter that the loss trains.
+
+    Example:
+        >>> metric = Mahalanobis(2, matrix=torch.diag(torch.tensor([4.0, 1.0])), learnable=False)
+        >>> metric(torch.zeros(1, 2), torch.eye(2))
+        tensor([[-4., -1.]])
+    """
+
+    def __init__(self, embedding_dim: int, *, rank: int | None = None, matrix: Tensor | None = None, learnable: bool = True) -> None:
+        super().__init__()
+        d = check_count("embedding_dim", embedding_dim)
+        rank = d if rank is None else check_count("rank", rank)
+        factor = torch.eye(rank, d) if matrix is None else _factor(matrix, d, rank)
+        self.factor = nn.Parameter(factor, requires_grad=learnable)  # L [rank, d]
+
+    def prepare(self, x: Tensor) -> Tensor:
+        """`L x` with its squared norm as a last component."""
+        if x.shape[-1] != self.factor.shape[1]:
+            raise ValueError(f"Expected points of dimension {self.factor.shape[1]} (`embedding_dim`), but got {describe(x)}.")
+        return super().prepare(x @ self.factor.to(x.dtype).mT)
+
+    @property
+    def matrix(self) -> Tensor:
+        """`M = L^T L`, `[d, d]`."""
+        return self.factor.mT @ self.factor
+
+
+def _factor(matrix: Tensor, d: int, rank: int) -> Tensor:
+    """`L` `[rank, d]` of the best approximation `L^T L` of `matrix` of that rank."""
+    if matrix.shape != (d, d):
+        raise ValueError(f"Expected `matrix` to be of shape [{d}, {d}], but got {describe(matrix)}.")
+    values, vectors = torch.linalg.eigh(matrix.double())
+    asymmetry = (matrix - matrix.mT).abs().max()
+    if asymmetry > 1e-4 * matrix.abs().max() or values[0] < -1e-4 * values.abs().max():
+        raise ValueError(f"Expected `matrix` to be symmetric positive semi-definite, but its smallest eigenvalue is {values[0]:.3g} and its asymmetry {asymmetry:.3g}.")
+    order = values.argsort(descending=True)[:rank]
+    factor = torch.zeros(rank, d, dtype=torch.float64)
+    factor[: len(order)] = values[order].clamp(min=0).sqrt().unsqueeze(1) * vectors[:, order].mT
+    return factor.to(matrix.dtype)
