@@ -125,8 +125,15 @@ def _as_int64(argument: str, value: Any, length: int | None, device: torch.devic
     return tensor.to(device=device, dtype=torch.int64)
 
 
-def as_labels(value: Any, *, argument: str = "labels", length: int | None = None, device: torch.device | None = None) -> Tensor:
-    """`value` (tensor, NumPy array or sequence of integers or bools) as an int64 tensor `[n]` on `device`."""
+def as_labels(value: Any, *, argument: str = "labels", length: int | None = None, device: torch.device | None = None, flat: bool = True) -> Tensor:
+    """`value` (tensor, NumPy array or sequence of integers or bools) as an int64 tensor `[n]` on `device`.
+
+    Unless `flat`, a tensor `[n, ...]` of any dtype passes as it is: only a relation of the user's own can read it.
+    """
+    if not flat and isinstance(value, Tensor) and value.dim() > 1:
+        if length is not None and len(value) != length:
+            raise ValueError(f"Expected `{argument}` to have {length} entries, one per embedding, but got {describe(value)}.")
+        return value.to(device)
     return _as_int64(argument, value, length, device)
 
 

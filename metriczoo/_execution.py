@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-__all__ = ["Settings", "full_precision", "reads_are_free", "settings", "tracing"]
+__all__ = ["Settings", "checking", "full_precision", "reads_are_free", "settings", "tracing"]
 
 
 @dataclass
@@ -43,6 +43,11 @@ def tracing(*tensors: Tensor) -> bool:
 def reads_are_free(tensor: Tensor) -> bool:
     """Whether the host may read values of `tensor` without waiting for an accelerator."""
     return tensor.device.type == "cpu" and not tracing(tensor)
+
+
+def checking(tensor: Tensor) -> bool:
+    """Whether the values of `tensor` are to be checked."""
+    return reads_are_free(tensor) if settings.check_values is None else settings.check_values and not tracing(tensor)
 
 
 def full_precision(tensor: Tensor) -> contextlib.AbstractContextManager[object]:

@@ -8,9 +8,10 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from metriczoo._checks import as_ids, as_labels, check_embeddings, describe
+from metriczoo._checks import as_ids, as_labels, check_embeddings, check_finite, describe
+from metriczoo._execution import checking
 
-__all__ = ["References", "Store", "as_references"]
+__all__ = ["References", "Store", "as_references", "match"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,7 +20,7 @@ class References:
 
     Args:
         embeddings: `[n, d]`, floating point. Gradients reach them if they require one.
-        labels: `[n]`, integers. A label < 0 is ignored: neither positive nor negative.
+        labels: `[n]`, integers, or a tensor `[n, ...]` for a relation of the user's own. A label < 0 is ignored: neither positive nor negative.
         ids: `[n]`, integers. A pair with equal ids is the same point and never compared; an id < 0 equals no other id. Default: all -1.
     """
 
@@ -31,7 +32,7 @@ class References:
         embeddings = check_embeddings("references.embeddings", self.embeddings)
         n, device = embeddings.shape[0], embeddings.device
         ids = torch.full((n,), -1, dtype=torch.int64, device=device) if self.ids is None else self.ids
-        object.__setattr__(self, "labels", as_labels(self.labels, argument="references.labels", length=n, device=device))
+        object.__setattr__(self, "labels", as_labels(self.labels, argument="references.labels", length=n, device=device, flat=False))
         object.__setattr__(self, "ids", as_ids(ids, argument="references.ids", length=n, device=device))
 
     def __len__(self) -> int:
@@ -63,7 +64,7 @@ def as_references(given: Any, batch: References, *, fresh: bool) -> tuple[list[R
     entries = given if isinstance(given, list) else [given]
     if not entries:
         raise ValueError("Expected `references` to hold at least one entry, but got an empty list.")
-    parts = [None if entry is None else _one(entry) for entry in entries]
+    parts = [None if entry is None else _one(entry, batch) for entry in entries]
     ids = batch.ids
     if fresh:
         others = [part.ids for part in parts if part is not None and len(part)]
@@ -73,11 +74,24 @@ def as_references(given: Any, batch: References, *, fresh: bool) -> tuple[list[R
     return [own if part is None else part for part in parts], None if fresh and None not in parts else own.ids
 
 
-def _one(entry: Any) -> References:
-    if isinstance(entry, References):
-        return entry
+def _one(entry: Any, batch: References) -> References:
     if isinstance(entry, Store):
-        return entry.references()
-    if isinstance(entry, tuple) and len(entry) == 2:
-        return References(*entry)
-    raise TypeError(f"Expected `references` to be None, a store, a pair (embeddings, labels), a References, or a list of these, but got {describe(entry)}.")
+        part = entry.references()
+    elif isinstance(entry, References):
+        part = entry
+    elif isinstance(entry, tuple) and len(entry) == 2:
+        part = References(*entry)
+    else:
+        raise TypeError(f"Expected `references` to be None, a store, a pair (embeddings, labels), a References, or a list of these, but got {describe(entry)}.")
+    match(part, batch.embeddings)
+    if not isinstance(entry, Store) and checking(part.embeddings):  # a store looks at what it is given
+        check_finite("references", part.embeddings)
+    return part
+
+
+def match(part: References, anchors: Tensor) -> None:
+    """Raise unless references can be compared with `anchors` `[n, d]`."""
+    if part.embeddings.shape[1] != anchors.shape[1]:
+        raise ValueError(f"Expected `references` of dimension {anchors.shape[1]}, that of `embeddings`, but got {describe(part.embeddings)}.")
+    if part.embeddings.device != anchors.device:
+        raise ValueError(f"Expected `references` on device {anchors.device}, that of `embeddings`, but got {part.embeddings.device}.")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from metriczoo._checks import Bounds, as_ids, as_labels, check_choice, check_count, check_embeddings, check_finite, describe
-from metriczoo._execution import full_precision, reads_are_free, settings
+from metriczoo._execution import checking, full_precision, reads_are_free
 from metriczoo.columns import Columns, Points, Relation, columns_of
 from metriczoo.engine import Problem, evaluate
 from metriczoo.miners.base import Miner
@@ -21,7 +21,7 @@ from metriczoo.scores import Scores, Terms
 from metriczoo.similarity import Cosine, Similarity
 from metriczoo.stores import Proxies
 
-__all__ = ["FunctionLoss", "Loss", "from_function", "match"]
+__all__ = ["FunctionLoss", "Loss", "from_function"]
 
 _EXECUTIONS = ("auto", "dense", "tiled")
 
@@ -115,46 +115,43 @@ class Loss(nn.Module):
             TypeError: of wrong types and dtypes.
             ValueError: of wrong shapes, lengths, devices, and of NaN or infinite embeddings.
         """
+        check_embeddings("embeddings", embeddings)
         with full_precision(embeddings):
-            anchors = _full(check_embeddings("embeddings", embeddings))
-            if _checking(anchors):
+            anchors = _full(embeddings)
+            if checking(anchors):
                 check_finite("embeddings", anchors)
-            labels = self._labels(labels, anchors)
+            labels = as_labels(labels, length=len(anchors), device=anchors.device, flat=self.relation is None)
             ids = None if ids is None else as_ids(ids, length=len(anchors), device=anchors.device)
             columns, prepared, compared = self._meet(anchors, labels, references, ids)
             seed = None if self.miner is None else self.miner.draw_seed(anchors.device)
             problem = Problem(self, columns, anchors.shape[1], seed, self.memory_budget)
             return evaluate(problem, prepared, compared, self._learnable())
 
-    def _labels(self, labels: Any, anchors: Tensor) -> Tensor:
-        if self.relation is None or not isinstance(labels, Tensor) or labels.dim() == 1:
-            return as_labels(labels, length=len(anchors), device=anchors.device)
-        if len(labels) != len(anchors):
-            raise ValueError(f"Expected `labels` to have {len(anchors)} entries, one per embedding, but got {describe(labels)}.")
-        return labels.to(anchors.device)
-
     def _meet(self, anchors: Tensor, labels: Tensor, references: Any, ids: Tensor | None) -> tuple[Columns, Tensor, Tensor | None]:
         """Columns, prepared anchors, and prepared references (None: the anchors)."""
-        if references is None:
-            references = self.proxies
+        references = self.proxies if references is None else references
+        for entry in references if isinstance(references, list) else [references]:
+            if isinstance(entry, Proxies):
+                entry.check_labels(labels)
         prepared = self.similarity.prepare(anchors)
         if references is None:
             points = Points(labels, torch.arange(len(anchors), device=anchors.device) if ids is None else ids)
-            if not _some_ignored(labels):
-                return columns_of(points, points, self.relation), prepared, None
-            kept = (labels >= 0).nonzero().squeeze(1)
-            assert points.ids is not None
-            return columns_of(points, Points(labels[kept], points.ids[kept]), self.relation), prepared, prepared[kept]
+            return self._columns(points, points, prepared, None)
         parts, own_ids = as_references(references, References(anchors, labels, ids), fresh=ids is None)
-        for part in parts:
-            match(part, anchors)
-        compared = torch.cat([self.similarity.prepare(_full(part.embeddings)) for part in parts]) if len(parts) > 1 else self.similarity.prepare(_full(parts[0].embeddings))
-        points = Points(torch.cat([part.labels for part in parts]), torch.cat([part.ids for part in parts]) if own_ids is not None else None)
-        if _some_ignored(points.labels):
-            kept = (points.labels >= 0).nonzero().squeeze(1)
-            points = Points(points.labels[kept], None if points.ids is None else points.ids[kept])
-            compared = compared[kept]
-        return columns_of(Points(labels, own_ids), points, self.relation), prepared, compared.to(prepared.dtype)
+        if self.relation is None and any(part.labels.dim() != 1 for part in parts):
+            raise ValueError("Expected `references` with labels of shape [n], since the loss has no `relation`, but got labels of more dimensions.")
+        compared = [self.similarity.prepare(_full(part.embeddings)) for part in parts]
+        points = Points(torch.cat([part.labels for part in parts]), None if own_ids is None else torch.cat([part.ids for part in parts]))
+        return self._columns(Points(labels, own_ids), points, prepared, compared[0] if len(compared) == 1 else torch.cat(compared))
+
+    def _columns(self, anchors: Points, points: Points, prepared: Tensor, compared: Tensor | None) -> tuple[Columns, Tensor, Tensor | None]:
+        """Without the ignored references, where their labels can be read; elsewhere masks leave them out."""
+        labels = points.labels
+        if labels.dim() == 1 and reads_are_free(labels) and bool((labels < 0).any()):
+            kept = (labels >= 0).nonzero().squeeze(1)
+            points = Points(labels[kept], None if points.ids is None else points.ids[kept])
+            compared = (prepared if compared is None else compared)[kept]
+        return columns_of(anchors, points, self.relation), prepared, None if compared is None else compared.to(prepared.dtype)
 
     def _learnable(self) -> list[Tensor]:
         """Every tensor that `per_anchor`, the miner or the similarity may hold and that requires a gradient."""
@@ -203,26 +200,9 @@ def from_function(function: Callable[[Scores, Scores], Any], *, parameters: Sequ
     return FunctionLoss(function, parameters, **options)
 
 
-def _checking(tensor: Tensor) -> bool:
-    return reads_are_free(tensor) if settings.check_values is None else settings.check_values
-
-
 def _full(x: Tensor) -> Tensor:
     """At least float32: half precision cannot tell cosines near 1 apart."""
     return x if x.dtype.itemsize >= 4 else x.float()
-
-
-def _some_ignored(labels: Tensor) -> bool:
-    """Whether references have to be dropped beforehand; where their labels cannot be read, masks leave them out."""
-    return labels.dim() == 1 and reads_are_free(labels) and bool((labels < 0).any())
-
-
-def match(part: References, anchors: Tensor) -> None:
-    """Raise unless references can be compared with the anchors."""
-    if part.embeddings.shape[1] != anchors.shape[1]:
-        raise ValueError(f"Expected `references` of dimension {anchors.shape[1]}, that of `embeddings`, but got {describe(part.embeddings)}.")
-    if part.embeddings.device != anchors.device:
-        raise ValueError(f"Expected `references` on device {anchors.device}, that of `embeddings`, but got {part.embeddings.device}.")
 
 
 def _instance(argument: str, value: Any, kind: type) -> Any:

@@ -13,7 +13,8 @@ from metriczoo._checks import Bounds, check_count
 from metriczoo._execution import reads_are_free, tracing
 from metriczoo.columns import Columns, DrawnColumns
 from metriczoo.engine import Problem
-from metriczoo.losses.base import Loss, match
+from metriczoo.losses.base import Loss
+from metriczoo.references import match
 from metriczoo.scores import Scores
 from metriczoo.stores import MemoryBank
 

@@ -27,7 +27,7 @@ def nearest(
     """
     num, n = queries.shape[0], rows.shape[0]
     elements = (budget or (2**22 if queries.device.type == "cpu" else 2**28)) // queries.element_size()
-    height = max(1, min(num, 256, elements // (64 * k)))  # wide chunks when k is large: merging costs by 2k per chunk
+    height = max(1, min(num, 256, elements // (128 * k)))  # wide chunks when k is large: merging costs by 2k per chunk
     width = max(1, elements // height)
     best = queries.new_full((num, k), -math.inf)
     number = torch.full((num, k), -1, dtype=torch.int64, device=queries.device)
@@ -58,9 +58,11 @@ def _strike(scores: Tensor, column: Tensor) -> None:
 def _top(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The `k` largest of each row, or all, by column; of equal ones at the end those of lower columns."""
     k = min(k, scores.shape[1])
-    value, column = scores.topk(k, dim=1)  # which of several equal scores: undefined
-    last = value[:, -1:]
-    tied = ((scores >= last).sum(1) > k) & (last.squeeze(1) > -math.inf)
+    if k == scores.shape[1]:
+        return scores, torch.arange(k, device=scores.device).expand_as(scores)
+    value, column = scores.topk(k + 1, dim=1)  # which of several equal scores: undefined
+    column, last = column[:, :k], value[:, k - 1]
+    tied = (last == value[:, k]) & (last > -math.inf)
     if bool(tied.any()):
         rows = tied.nonzero().squeeze(1)
         column[rows] = scores[rows].sort(dim=1, descending=True, stable=True).indices[:, :k]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -40,7 +41,7 @@ class MemoryBank(BufferStore):
         path: file to keep rows, labels and flags in, mapped into memory, so that they may exceed it. It is made if missing or empty, else
             opened as it was left. A mapped bank stays on the host, in its dtype, whatever `.to` says; copies and pickles of it live in
             memory.
-        generator: source of the start and of the bank's own generator, which `sample` draws from. Default: the global one.
+        generator: source of the start, and of the seed of `sample`. Default: the global one.
         normalize: whether rows are unit vectors. If not, the mixture is stored as it is.
         device: where to start. Default: the default device.
 
@@ -48,10 +49,10 @@ class MemoryBank(BufferStore):
         embeddings: `[size, d]`, the rows.
         labels: `[size]` int64; -1 is unknown.
         filled: `[size]` bool, which rows were ever updated.
+        draws: `[2]` int64, the seed of `sample` and how many rows it has drawn.
 
-    The three and the state of the generator are all in `state_dict`, those of a mapped file too: loading puts the file back to the state of
-    the checkpoint, and training goes on bit for bit. (A checkpoint larger than memory is read with `torch.load(..., mmap=True)`.) A file
-    opened again without a checkpoint has all but the generator's state.
+    These are all the state, and all in `state_dict`, those of a mapped file too: loading puts the file back to the state of the checkpoint,
+    and training goes on bit for bit. (A checkpoint larger than memory is read with `torch.load(..., mmap=True)`.)
 
     Example:
         >>> bank = MemoryBank(4, 2, momentum=0.0)
@@ -70,6 +71,7 @@ class MemoryBank(BufferStore):
 
     labels: Tensor
     filled: Tensor
+    draws: Tensor
 
     def __init__(
         self,
@@ -87,32 +89,42 @@ class MemoryBank(BufferStore):
         super().__init__(size, embedding_dim)
         self.momentum = check_number("momentum", momentum, low=0, high=1, open_high=True)
         self.normalize = bool(normalize)
+        if path is not None and not isinstance(path, (str, os.PathLike)):
+            raise TypeError(f"Expected `path` to be a str or an os.PathLike, but got {describe(path)}.")
         self.path = None if path is None else os.fspath(path)
         self._ids: Tensor | None = None
-        check_dtype(dtype)
         labels = None if labels is None else as_labels(labels, length=self.size)
         seed = torch.randint(2**63 - 1, (), generator=generator, device="cpu" if generator is None else generator.device)
-        self._generator = torch.Generator(device="cpu").manual_seed(int(seed))  # of the host, so that draws are the same on any device
+        layout = [
+            ("labels", torch.int64, (self.size,)),
+            ("draws", torch.int64, (2,)),
+            ("embeddings", check_dtype(dtype), (self.size, self.embedding_dim)),
+            ("filled", torch.bool, (self.size,)),
+        ]
+        start = partial(self._start, int(seed))
         if self.path is None:
-            embeddings = torch.empty(self.size, self.embedding_dim, dtype=dtype, device=device)
-            tensors = [embeddings, *(torch.empty(self.size, dtype=kind, device=embeddings.device) for kind in (torch.int64, torch.bool))]
-            self._start(*tensors)
+            tensors = [torch.empty(shape, dtype=kind, device=device) for _, kind, shape in layout]
+            start(*tensors)
         elif device is not None and torch.device(device).type != "cpu":
             raise ValueError(f"Expected `device` to be the host for a bank in a file, but got {describe(device)}.")
         else:
-            tensors = map_file(self.path, self.size, self.embedding_dim, dtype, self._start)
-        for name, tensor in zip(("embeddings", "labels", "filled"), tensors, strict=True):
+            tensors = map_file(self.path, [(kind, shape) for _, kind, shape in layout], start)
+        for (name, _, _), tensor in zip(layout, tensors, strict=True):
             self.register_buffer(name, tensor)
         if labels is not None:
             self.labels.copy_(labels)
 
-    def _start(self, embeddings: Tensor, labels: Tensor, filled: Tensor) -> None:
-        """Uniform on the unit sphere, a chunk of rows at a time; nothing known, nothing filled."""
+    def _start(self, seed: int, labels: Tensor, draws: Tensor, embeddings: Tensor, filled: Tensor) -> None:
+        """Uniform on the unit sphere, a chunk of rows at a time; nothing known, nothing filled, nothing drawn."""
+        generator = torch.Generator(device="cpu").manual_seed(seed)  # of the host, so that the start is the same on any device
         dtype = torch.promote_types(embeddings.dtype, torch.float32)
-        for rows in embeddings.split(max(1, 2**20 // self.embedding_dim)):
-            rows.copy_(unit(torch.randn(rows.shape, dtype=dtype, device="cpu", generator=self._generator)))
+        height = max(1, 2**20 // self.embedding_dim)
+        for begin in range(0, self.size, height):
+            rows = embeddings[begin : begin + height]
+            rows.copy_(unit(torch.randn(rows.shape, dtype=dtype, device="cpu", generator=generator)))
         labels.fill_(-1)
         filled.fill_(False)
+        draws[0], draws[1] = seed, 0
 
     def __len__(self) -> int:
         return self.size
@@ -194,7 +206,7 @@ class MemoryBank(BufferStore):
         Args:
             num: how many, >= 0.
             exclude_ids: `[e]` integers, rows that are never drawn; negative ones stand for nothing. The others remain equally likely.
-            generator: source of the draws. Default: the bank's own, whose state is part of `state_dict`.
+            generator: source of the draws. Default: the bank's own, `draws`, so that a resumed run draws the same.
 
         Returns:
             `[num]` int64, on the device of the bank.
@@ -203,12 +215,9 @@ class MemoryBank(BufferStore):
             IndexError: of ids beyond the bank.
             ValueError: if no row is left.
         """
-        num, device = check_count("num", num, low=0), self.embeddings.device
-        source = self._generator if generator is None else generator
-        # 63 random bits: what the remainder adds to the probability of a row is below size / 2^63 of it.
-        draws = torch.empty(num, dtype=torch.int64, device=source.device)
+        num = check_count("num", num, low=0)
         if exclude_ids is None:
-            return draws.random_(generator=source).to(device, non_blocking=True) % self.size
+            return self._random_bits(num, generator) % self.size
         gone = self._rows("exclude_ids", as_ids(exclude_ids, argument="exclude_ids"), low=-math.inf).sort().values
         distinct = gone >= 0
         distinct[1:] &= gone[1:] != gone[:-1]
@@ -216,9 +225,21 @@ class MemoryBank(BufferStore):
         if gone.numel() >= self.size and int(rank[-1]) == self.size:
             raise ValueError(f"Expected `exclude_ids` to leave at least one of {self.size} rows, but got all of them.")
         gone_before = torch.nn.functional.pad(rank, (1, 0))
-        left = draws.random_(generator=source).to(device, non_blocking=True) % (self.size - gone_before[-1])
-        # Of the remaining rows, number `left` lies above every excluded row with at most `left` remaining ones below it: g + 1 - rank of them.
+        left = self._random_bits(num, generator) % (self.size - gone_before[-1])
+        # Of the remaining rows, number `left` lies above each excluded row that has at most `left` remaining ones below it, g + 1 - rank.
         return left + gone_before[torch.searchsorted(gone + 1 - rank, left, right=True)]
+
+    def _random_bits(self, num: int, generator: torch.Generator | None) -> Tensor:
+        """`[num]` random numbers in [0, 2^63): the remainder by `n` is uniform up to a share of n / 2^63."""
+        device = self.embeddings.device
+        if generator is not None:
+            return torch.randint(2**63 - 1, (num,), generator=generator, device=generator.device).to(device)
+        # SplitMix64 counts rather than keeps a state, so it is a few operations on any device, and can be traced.
+        x = self.draws[0] + (self.draws[1] + torch.arange(1, num + 1, device=device)) * -0x61C8864680B583EB
+        self.draws[1] += num
+        x = (x ^ ((x >> 30) & 0x3FFFFFFFF)) * -0x40A7B892E31B1A47
+        x = (x ^ ((x >> 27) & 0x1FFFFFFFFF)) * -0x6B2FB644ECCEEE15
+        return (x ^ ((x >> 31) & 0x1FFFFFFFF)) & 0x7FFFFFFFFFFFFFFF
 
     @torch.no_grad()
     def nearest(self, queries: Tensor, k: int, *, exclude_ids: Any = None, filled_only: bool = True) -> tuple[Tensor, Tensor]:
@@ -247,24 +268,16 @@ class MemoryBank(BufferStore):
         with full_precision(queries):
             return nearest(queries, self.embeddings, k, exclude_ids, self.filled if filled_only else None, settings.memory_budget)
 
-    def get_extra_state(self) -> Tensor:
-        """State of the generator."""
-        return self._generator.get_state()
-
-    def set_extra_state(self, state: Tensor) -> None:
-        """Set the state of the generator."""
-        self._generator.set_state(state.cpu())
-
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, local_metadata: dict[str, Any], *args: Any) -> None:
         if self.path is not None:  # loading into the file, never in place of it
             local_metadata = {**local_metadata, "assign_to_params_buffers": False}
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
 
     def _apply(self, fn: Any, recurse: bool = True) -> MemoryBank:
-        return self if self.path is not None else super()._apply(fn, recurse)
+        return self if self.path is not None else super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
 
     def __getstate__(self) -> dict[str, Any]:
-        # Two banks that write to one file would spoil it, so a copy is a bank in memory.
+        # Two banks that write to one file would spoil it, so a copy lives in memory.
         return {**self.__dict__, "path": None, "_ids": None}
 
     def extra_repr(self) -> str:

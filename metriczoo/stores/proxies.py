@@ -80,10 +80,10 @@ class Proxies(nn.Module):
             ValueError: if there is a label of `num_classes` or more. Labels on an accelerator are looked at only if
                 `metriczoo.settings.check_values` says so.
         """
-        labels = as_labels(labels)
-        if labels.numel() and checking(labels) and int(labels.amax()) >= self.num_classes:
-            raise ValueError(f"Expected `labels` to be less than {self.num_classes} (`num_classes`), but got {int(labels.amax())}.")
-        return labels.to(self.weight.device)
+        checked = as_labels(labels)
+        if checked.numel() and checking(checked) and int(checked.amax()) >= self.num_classes:
+            raise ValueError(f"Expected `labels` to be less than {self.num_classes} (`num_classes`), but got {int(checked.amax())}.")
+        return checked.to(self.weight.device)
 
     def extra_repr(self) -> str:
         """Classes, dimension and proxies per class."""
