@@ -12,7 +12,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["Bounds", "as_ids", "as_labels", "check_choice", "check_count", "check_embeddings", "check_finite", "check_number", "describe", "unknown_name"]
+__all__ = [
+    "Bounds",
+    "as_ids",
+    "as_labels",
+    "check_choice",
+    "check_count",
+    "check_embeddings",
+    "check_finite",
+    "check_number",
+    "describe",
+    "unknown_name",
+]
 
 
 def describe(value: Any) -> str:
@@ -65,7 +76,9 @@ class Bounds:
         """Return `value`, a number inside the interval or a scalar tensor (a learnable one), else raise."""
         if isinstance(value, Tensor):
             if value.numel() != 1 or not value.is_floating_point():
-                raise ValueError(f"Expected `{argument}` to be a number or a floating-point tensor of one element, but got {describe(value)}.")
+                raise ValueError(
+                    f"Expected `{argument}` to be a number or a floating-point tensor of one element, but got {describe(value)}."
+                )
             return value
         return check_number(argument, value, low=self.low, high=self.high, open_low=self.open_low, open_high=self.open_high)
 
@@ -125,7 +138,9 @@ def _as_int64(argument: str, value: Any, length: int | None, device: torch.devic
     return tensor.to(device=device, dtype=torch.int64)
 
 
-def as_labels(value: Any, *, argument: str = "labels", length: int | None = None, device: torch.device | None = None, flat: bool = True) -> Tensor:
+def as_labels(
+    value: Any, *, argument: str = "labels", length: int | None = None, device: torch.device | None = None, flat: bool = True
+) -> Tensor:
     """`value` (tensor, NumPy array or sequence of integers or bools) as an int64 tensor `[n]` on `device`.
 
     Unless `flat`, a tensor `[n, ...]` of any dtype passes as it is: only a relation of the user's own can read it.

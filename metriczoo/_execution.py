@@ -17,10 +17,10 @@ class Settings:
     """Defaults of the whole library, to be set once by a program.
 
     Attributes:
-        memory_budget: bytes that the score block of one tile may take. Default (`None`): 2 MiB where the host computes, so that a tile stays in cache,
-            and 256 MiB on an accelerator.
-        check_values: whether losses look for NaN and infinity in embeddings and for labels out of range. Default (`None`): only where reading a value
-            does not make the host wait for an accelerator.
+        memory_budget: bytes that the score block of one tile may take. Default (`None`): 2 MiB where the host computes, so that a tile
+            stays in cache, and 256 MiB on an accelerator.
+        check_values: whether losses look for NaN and infinity in embeddings and for labels out of range. Default (`None`): only where
+            reading a value does not make the host wait for an accelerator.
     """
 
     memory_budget: int | None = None
@@ -31,7 +31,7 @@ settings = Settings()
 
 
 def tracing(*tensors: Tensor) -> bool:
-    """Whether the values of tensors cannot be read: under `torch.compile`, a `torch.func` transform, forward-mode differentiation, or on a meta device."""
+    """Whether values cannot be read: under `torch.compile`, a `torch.func` transform, forward-mode differentiation, on a meta device."""
     return (
         torch.compiler.is_compiling()
         or torch._C._functorch.peek_interpreter_stack() is not None

@@ -86,33 +86,28 @@ class RelationColumns(Columns):
 class LabelColumns(Columns):
     """By equality of labels: the positives of an anchor as a narrow table, the negatives as all columns but a few.
 
-    References are sorted by label once, so that a class is a range; no N x n mask is ever built. Column `n` is a spare one that belongs to no set:
-    the tables are padded with it. Values are read by the host (the width of a block's table), so this is for devices where that is free.
-    All labels of references must be >= 0.
+    References are sorted by label once, so that a class is a range; no N x n mask is ever built. Column `n` is a spare one that belongs
+    to no set: the tables are padded with it. Values are read by the host (the width of a block's table), so this is for devices where
+    that is free. All labels of references must be >= 0.
     """
 
     def __init__(self, anchors: Points, references: Points) -> None:
-        self.anchors, self.references = anchors, references
-        n = references.labels.shape[0]
-        self.width = n + 1
+        self.width = references.labels.shape[0] + 1
         self.keep = anchors.labels >= 0
-        self._label_ranges = _Ranges(anchors.labels, references.labels)
-        both = anchors.ids is not None and references.ids is not None
-        self._id_ranges = _Ranges(anchors.ids, references.ids) if both else None
+        self._labels = _Ranges(anchors.labels, references.labels)
+        self._ids = None if anchors.ids is None or references.ids is None else _Ranges(anchors.ids, references.ids)
 
     def tables(self, rows: slice) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Positives `[b, p]` and which of them count, excluded columns `[b, e]` and how many different ones `[b]`."""
-        positive, same_class = self._label_ranges.table(rows)
+        positive, same_class = self._labels.table(rows)
         excluded, num_excluded = positive, same_class.sum(1)
-        if self._id_ranges is not None:
-            references, i = self.references, self.anchors.ids[rows].unsqueeze(1)
-            own, same_point = self._id_ranges.table(rows)
-            same_point = same_point & (i >= 0)
+        if self._ids is not None:
+            known = (self._ids.keys[rows] >= 0).unsqueeze(1)
+            own, same_point = self._ids.table(rows)
+            same_point = same_point & known
             own = torch.where(same_point, own, self.width - 1)
-            ids = _padded(references.ids, -1)
-            labels = _padded(references.labels, -1)
-            same_class = same_class & ((ids[positive] != i) | (i < 0))
-            elsewhere = same_point & (labels[own] != self.anchors.labels[rows].unsqueeze(1))
+            same_class = same_class & ~(known & self._ids.match(rows, positive))
+            elsewhere = same_point & ~self._labels.match(rows, own)
             if bool(elsewhere.any()):
                 excluded, num_excluded = torch.cat([excluded, own], dim=1), num_excluded + elsewhere.sum(1)
         return positive, same_class, excluded, num_excluded + 1  # and the spare column
@@ -136,6 +131,7 @@ class _Ranges:
     """For each anchor the references with its key, as tables padded with column `n`, at least once."""
 
     def __init__(self, keys: Tensor, references: Tensor) -> None:
+        self.keys, self.references = keys, _padded(references, -1)
         ordered, order = references.sort(stable=True)
         self.order = _padded(order, len(order))
         self.start = torch.searchsorted(ordered, keys, side="left")
@@ -148,6 +144,10 @@ class _Ranges:
         offset = torch.arange(width, device=length.device)
         there = offset < length
         return self.order[torch.where(there, self.start[rows].unsqueeze(1) + offset, len(self.order) - 1)], there
+
+    def match(self, rows: slice, columns: Tensor) -> Tensor:
+        """`[b, p]` bool: whether the references in `columns` have the key of their anchor."""
+        return self.references[columns] == self.keys[rows].unsqueeze(1)
 
 
 def _padded(x: Tensor, last: int) -> Tensor:

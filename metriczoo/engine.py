@@ -1,8 +1,8 @@
 """The engine: blocks of anchors, gradients, and the memory budget. A loss never knows how it is executed.
 
-Dense is the reference: one block, ordinary autograd. Tiled cuts the anchors into blocks of rows that fit the memory budget and keeps nothing of size N x n:
-since the loss is a sum over anchors, divided by a number at the end, value and gradient are accumulated block by block in the forward pass, with no
-recomputation. Blocks that stay in cache make this faster than dense, too.
+Dense is the reference: one block, ordinary autograd. Tiled cuts the anchors into blocks of rows that fit the memory budget and keeps
+nothing of size N x n: since the loss is a sum over anchors, divided by a number at the end, value and gradient are accumulated block by
+block in the forward pass, with no recomputation. Blocks that stay in cache make this faster than dense, too.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Problem:
 
     def value(self, sums: Totals) -> Tensor:
         """The loss, from the sums over all anchors, `[terms]`."""
-        return (sums.value.double() / divisors(self.loss.reduction, sums.count, sums.active, sums.pairs)).sum()
+        return (sums.value.double() / divisors(self.loss.reduction, sums)).sum()
 
     def dense(self, anchors: Tensor, references: Tensor | None) -> Tensor:
         """The loss by one block: the reference, differentiable any number of times."""
@@ -103,15 +103,15 @@ def evaluate(problem: Problem, anchors: Tensor, references: Tensor | None, param
     if not any(wanted):
         with torch.no_grad():
             return _Accumulator(problem, anchors, references, parameters, wanted).run()
-    value: Tensor = _Tiled.apply(problem, wanted, *inputs)[0]
+    value: Tensor = _Tiled.apply(problem, wanted, *inputs)[0]  # type: ignore[no-untyped-call]
     return value
 
 
 class _Tiled(torch.autograd.Function):
     """Value and gradient by tiles. Backward scales the gradient that forward has accumulated.
 
-    With reduction "none" the factor of each anchor is known in backward only: there the tiles run again. Under `create_graph` backward differentiates the
-    dense form, since the gradient accumulated here is a constant to autograd.
+    With reduction "none" the factor of each anchor is known in backward only: there the tiles run again. Under `create_graph` backward
+    differentiates the dense form, since the gradient accumulated here is a constant to autograd.
     """
 
     @staticmethod
@@ -135,7 +135,7 @@ class _Tiled(torch.autograd.Function):
         saved = ctx.saved_tensors
         gradients, differentiable = list(saved[: ctx.num_gradients]), iter(saved[ctx.num_gradients :])
         if torch.is_grad_enabled() or not gradients:
-            tensors = [next(differentiable) if w else _unchanged(c) for w, c in zip(ctx.wanted, ctx.constants, strict=True)]
+            tensors: list[Any] = [next(differentiable) if w else _unchanged(c) for w, c in zip(ctx.wanted, ctx.constants, strict=True)]
             if torch.is_grad_enabled():
                 gradients = _dense_gradients(ctx.problem, tensors, ctx.wanted, grad)
             else:
@@ -154,8 +154,8 @@ def _unchanged(constant: tuple[Tensor, int] | None) -> Tensor | None:
     tensor, version = constant
     if tensor._version != version:
         raise RuntimeError(
-            "References were modified in place (a store was updated) between the forward call of the loss and a backward pass that needs them again "
-            "(reduction='none' or create_graph=True). Update the store after backward."
+            "References were modified in place (a store was updated) between the forward call of the loss and a backward pass that needs "
+            "them again (reduction='none' or create_graph=True). Update the store after backward."
         )
     return tensor
 
@@ -272,7 +272,18 @@ class _Accumulator:
                 self._push(into, *gradients, s_n=s_n, s_p=s_p, a=a, rows=rows)
         return every
 
-    def _push(self, into: list[Tensor], g_n: Tensor | None, g_p: Tensor | None, g_r: Tensor | None, *, s_n: Scores, s_p: Scores, a: Tensor, rows: slice) -> None:
+    def _push(
+        self,
+        into: list[Tensor],
+        g_n: Tensor | None,
+        g_p: Tensor | None,
+        g_r: Tensor | None,
+        *,
+        s_n: Scores,
+        s_p: Scores,
+        a: Tensor,
+        rows: slice,
+    ) -> None:
         """From the gradients of the scores to those of the points. Positives are excluded columns of `g_n`, where it is 0."""
         n = len(self.references)
         gradient = torch.zeros_like(s_n.value) if g_n is None else g_n.contiguous()
@@ -290,12 +301,10 @@ class _Accumulator:
         if not any(self.wanted):
             return ()
         if self.sums is None:
-            return tuple(torch.zeros_like(t) for t, w in zip((self.anchors, self.references, *self.parameters), self.wanted, strict=True) if w)
-        counts = self.sums
-        if self.weights is None:
-            factors = 1 / divisors(self.problem.loss.reduction, counts.count, counts.active, counts.pairs)
-        else:
-            factors = torch.ones_like(counts.value)
+            return tuple(
+                torch.zeros_like(t) for t, w in zip((self.anchors, self.references, *self.parameters), self.wanted, strict=True) if w
+            )
+        factors = torch.ones_like(self.sums.value) if self.weights is not None else 1 / divisors(self.problem.loss.reduction, self.sums)
         result = []
         for i, w in enumerate(self.wanted):
             if w:

@@ -25,7 +25,7 @@ class Totals(NamedTuple):
     """What the anchors of a block, or of several blocks, add up to, one entry per term of the loss."""
 
     value: Tensor  # [b, terms]
-    count: Tensor  # [b, terms] int64
+    groups: Tensor  # [b, terms] int64: anchors, pairs or triplets that count
     active: Tensor  # [b, terms] int64
     pairs: Tensor  # [b, terms] int64
 
@@ -54,13 +54,12 @@ def totals(
     else:
         terms = (result,) if isinstance(result, Terms) else result
         columns = [(t.total, t.count.long(), t.active.long(), t.count.long()) for t in terms]
-    fold = [
-        [torch.where(keep, column.reshape(b, -1).sum(1) if b else column.new_zeros(0), 0) for column in term] for term in columns
-    ]
+    fold = [[torch.where(keep, column.reshape(b, -1).sum(1) if b else column.new_zeros(0), 0) for column in term] for term in columns]
     return Totals(*(torch.stack(column, dim=1) for column in zip(*fold, strict=True)))
 
 
-def divisors(reduction: str, count: Tensor, active: Tensor, pairs: Tensor) -> Tensor:
-    """`[terms]` float64: what the total of each term is divided by, from the sums over all anchors of `count`, `active` and `pairs`."""
-    by = {"mean": count, "mean_active": active, "mean_pairs": pairs.sum().expand_as(pairs), "sum": torch.ones_like(count)}
+def divisors(reduction: str, sums: Totals) -> Tensor:
+    """`[terms]` float64: what the total of each term is divided by, from the sums over all anchors."""
+    _, groups, active, pairs = sums
+    by = {"mean": groups, "mean_active": active, "mean_pairs": pairs.sum().expand_as(pairs), "sum": torch.ones_like(groups)}
     return by[check_choice("reduction", reduction, by)].clamp(min=1).double()

@@ -20,13 +20,14 @@ class References:
 
     Args:
         embeddings: `[n, d]`, floating point. Gradients reach them if they require one.
-        labels: `[n]`, integers, or a tensor `[n, ...]` for a relation of the user's own. A label < 0 is ignored: neither positive nor negative.
+        labels: `[n]`, integers, or a tensor `[n, ...]` for a relation of the user's own. A label < 0 is ignored: neither positive nor
+            negative.
         ids: `[n]`, integers. A pair with equal ids is the same point and never compared; an id < 0 equals no other id. Default: all -1.
     """
 
     embeddings: Tensor  # [n, d]
     labels: Tensor  # [n]
-    ids: Tensor | None = None  # [n]
+    ids: Tensor = None  # type: ignore[assignment]  # [n]; None becomes -1
 
     def __post_init__(self) -> None:
         embeddings = check_embeddings("references.embeddings", self.embeddings)
@@ -43,38 +44,42 @@ class References:
 class Store(Protocol):
     """Anything that gives references: memory banks, queues, proxies."""
 
-    def references(self) -> References: ...
+    def references(self) -> References:
+        """What anchors are compared with, as it is now."""
+        ...
 
 
-def as_references(given: Any, batch: References, *, fresh: bool) -> tuple[list[References], Tensor | None]:
+def as_references(given: Any, anchors: Tensor, labels: Tensor, ids: Tensor | None) -> tuple[list[References], Tensor | None]:
     """What a caller gives as references, as a list of `References`, and the ids of the anchors.
 
     Args:
-        given: `None` (the batch), a store, `(embeddings, labels)`, a `References`, or a list of these.
-        batch: the anchors.
-        fresh: whether the caller gave the anchors no ids. They then equal no id but their own.
+        given: a store, `(embeddings, labels)`, a `References`, or a list of these, where `None` stands for the batch.
+        anchors: `[n, d]`, the batch.
+        labels: `[n]`.
+        ids: `[n]`; None makes fresh ones, which equal no id but their own.
 
     Returns:
         The references, and the ids of the anchors; None where they cannot equal any.
 
     Raises:
         TypeError: if an entry is none of those.
-        ValueError: if the list is empty.
+        ValueError: if the list is empty, or an entry cannot be compared with the anchors.
     """
     entries = given if isinstance(given, list) else [given]
     if not entries:
         raise ValueError("Expected `references` to hold at least one entry, but got an empty list.")
-    parts = [None if entry is None else _one(entry, batch) for entry in entries]
-    ids = batch.ids
-    if fresh:
+    parts = [None if entry is None else _one(entry, anchors) for entry in entries]
+    if None not in parts and ids is None:
+        return [part for part in parts if part is not None], None
+    if ids is None:
         others = [part.ids for part in parts if part is not None and len(part)]
         start = torch.cat(others).amax().clamp(min=-1) + 1 if others else 0
-        ids = torch.arange(len(batch), device=batch.embeddings.device) + start
-    own = References(batch.embeddings, batch.labels, ids)
-    return [own if part is None else part for part in parts], None if fresh and None not in parts else own.ids
+        ids = torch.arange(len(anchors), device=anchors.device) + start
+    own = References(anchors, labels, ids)
+    return [own if part is None else part for part in parts], ids
 
 
-def _one(entry: Any, batch: References) -> References:
+def _one(entry: Any, anchors: Tensor) -> References:
     if isinstance(entry, Store):
         part = entry.references()
     elif isinstance(entry, References):
@@ -82,8 +87,11 @@ def _one(entry: Any, batch: References) -> References:
     elif isinstance(entry, tuple) and len(entry) == 2:
         part = References(*entry)
     else:
-        raise TypeError(f"Expected `references` to be None, a store, a pair (embeddings, labels), a References, or a list of these, but got {describe(entry)}.")
-    match(part, batch.embeddings)
+        raise TypeError(
+            "Expected `references` to be None, a store, a pair (embeddings, labels), a References, or a list of these, "
+            f"but got {describe(entry)}."
+        )
+    match(part, anchors)
     if not isinstance(entry, Store) and checking(part.embeddings):  # a store looks at what it is given
         check_finite("references", part.embeddings)
     return part
@@ -92,6 +100,8 @@ def _one(entry: Any, batch: References) -> References:
 def match(part: References, anchors: Tensor) -> None:
     """Raise unless references can be compared with `anchors` `[n, d]`."""
     if part.embeddings.shape[1] != anchors.shape[1]:
-        raise ValueError(f"Expected `references` of dimension {anchors.shape[1]}, that of `embeddings`, but got {describe(part.embeddings)}.")
+        raise ValueError(
+            f"Expected `references` of dimension {anchors.shape[1]}, that of `embeddings`, but got {describe(part.embeddings)}."
+        )
     if part.embeddings.device != anchors.device:
         raise ValueError(f"Expected `references` on device {anchors.device}, that of `embeddings`, but got {part.embeddings.device}.")

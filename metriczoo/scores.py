@@ -11,19 +11,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 __all__ = ["HARMLESS", "Block", "Scores", "Terms", "as_scores"]
 
-# What a cell outside the set holds before a loss maps it. It is an ordinary value of a cosine, of an inner product and of a negated distance, where
-# square roots, logarithms and arc cosines have finite derivatives: the derivative of a map is never taken at a self-pair.
+# What a cell outside the set holds before a loss maps it. It is an ordinary value of a cosine, of an inner product and of a negated
+# distance, where square roots, logarithms and arc cosines have finite derivatives: the derivative of a map is never taken at a self-pair.
 HARMLESS = -0.5
 
 
-class Terms(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Terms:
     """Sums over the pairs or triplets of each anchor, for a loss that averages over those rather than over anchors."""
 
     total: Tensor  # [b] sum of the loss over the anchor's pairs or triplets
@@ -39,7 +39,9 @@ class Block:
     distance: Callable[[Tensor], Tensor]  # Euclidean distance of the points that have a given score
     embedding_dim: int | None = None
     seed: Tensor | None = None  # [] int64, one per forward call: randomness that does not depend on how the batch is cut
-    between: Callable[[Tensor, Tensor | None], Tensor] | None = None  # (i [g], j [g, k] or None) -> scores of references i to references j or to all
+    between: Callable[[Tensor, Tensor | None], Tensor] | None = (
+        None  # (i [g], j [g, k] or None) -> scores of references i to references j or to all
+    )
 
 
 class Scores:
@@ -92,9 +94,7 @@ class Scores:
         return everything if self.excluded is None else everything.scatter(1, self.excluded, False)
 
     def _with(self, value: Tensor) -> Scores:
-        return Scores(
-            value, self._mask, excluded=self.excluded, num_excluded=self._num_excluded, columns=self.columns, block=self.block
-        )
+        return Scores(value, self._mask, excluded=self.excluded, num_excluded=self._num_excluded, columns=self.columns, block=self.block)
 
     def fill(self, outside: float) -> Tensor:
         """`[b, n]`: the values, and `outside` in the cells that do not belong to the set."""
@@ -181,5 +181,7 @@ def as_scores(value: Tensor | Scores) -> Scores:
     if isinstance(value, Scores):
         return value
     if not isinstance(value, Tensor) or value.dim() != 2 or not value.is_floating_point():
-        raise TypeError(f"Expected scores to be a floating-point tensor of shape [b, n] or `Scores`, but got {type(value).__name__} {value!r:.80}.")
+        raise TypeError(
+            f"Expected scores to be a floating-point tensor of shape [b, n] or `Scores`, but got {type(value).__name__} {value!r:.80}."
+        )
     return Scores(value if value.dtype.itemsize >= 4 else value.float())

@@ -14,8 +14,8 @@ __all__ = ["Cosine", "InnerProduct", "Mahalanobis", "NegativeEuclidean", "Negati
 class Similarity(nn.Module):
     """How two points are scored: `prepare` once per point, `score` once per block.
 
-    An author writes the two methods (and `distance`, where the score is not a function of the Euclidean distance of unit vectors). They hold for
-    matrices `[n, d]` and for stacks of them, `[..., n, d]`.
+    An author writes the two methods (and `distance`, where the score is not a function of the Euclidean distance of unit vectors). They
+    hold for matrices `[n, d]` and for stacks of them, `[..., n, d]`.
 
     Example:
         >>> x, y = torch.tensor([[3.0, 4.0]]), torch.tensor([[4.0, 3.0], [3.0, 4.0]])
@@ -47,7 +47,8 @@ class Similarity(nn.Module):
 
 def unit(x: Tensor) -> Tensor:
     """`x / ||x||` along the last dimension; 0, with gradient 0, for a vector shorter than 1e-12."""
-    # Dividing by the largest component first keeps the square from under- or overflowing; the result does not depend on it, so it has no gradient.
+    # Dividing by the largest component first keeps the square from under- or overflowing; the result does not depend on it, so it has no
+    # gradient.
     largest = x.detach().abs().amax(-1, keepdim=True)
     short = largest < 1e-12
     x = x / torch.where(short, 1.0, largest)
@@ -89,7 +90,8 @@ _WIDE = 2**22  # elements of an array of differences that may be held at once
 def _squared_distances(a: Tensor, r: Tensor) -> Tensor:
     """`[..., b, n]`: squared Euclidean distances of points that carry their squared norm as a last component.
 
-    The matrix product is fast but wrong for near-duplicates, where it subtracts large numbers that are nearly equal: those are computed from differences.
+    The matrix product is fast but wrong for near-duplicates, where it subtracts large numbers that are nearly equal: those are computed
+    from differences.
     """
     x, y = a[..., :-1], r[..., :-1]
     norms = a[..., -1:] + r[..., -1:].mT
@@ -104,8 +106,8 @@ def _squared_distances(a: Tensor, r: Tensor) -> Tensor:
         return torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist").square()
     if near.shape[0]:
         *stack, i, j = near.unbind(1)
-        exact = (x[(*stack, i)] - y[(*stack, j)]).square().sum(-1)
-        square = square.index_put((*stack, i, j), exact)
+        at_x, at_y = (*stack, i), (*stack, j)
+        square = square.index_put((*stack, i, j), (x[at_x] - y[at_y]).square().sum(-1))
     return square
 
 
@@ -181,7 +183,10 @@ def _factor(matrix: Tensor, d: int, rank: int) -> Tensor:
     values, vectors = torch.linalg.eigh(matrix.double())
     asymmetry = (matrix - matrix.mT).abs().max()
     if asymmetry > 1e-4 * matrix.abs().max() or values[0] < -1e-4 * values.abs().max():
-        raise ValueError(f"Expected `matrix` to be symmetric positive semi-definite, but its smallest eigenvalue is {values[0]:.3g} and its asymmetry {asymmetry:.3g}.")
+        raise ValueError(
+            "Expected `matrix` to be symmetric positive semi-definite, "
+            f"but its smallest eigenvalue is {values[0]:.3g} and its asymmetry {asymmetry:.3g}."
+        )
     order = values.argsort(descending=True)[:rank]
     factor = torch.zeros(rank, d, dtype=torch.float64)
     factor[: len(order)] = values[order].clamp(min=0).sqrt().unsqueeze(1) * vectors[:, order].mT

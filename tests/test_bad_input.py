@@ -1,4 +1,5 @@
-"""Bad input of losses, similarities and references: the right type of error, and a message that names argument, expectation and what came."""
+"""Bad input of losses, similarities and references: the right type of error, and a message that names argument, expectation and what
+came."""
 
 from __future__ import annotations
 
@@ -14,7 +15,15 @@ from metriczoo import References, losses, miners, settings, similarity
 from metriczoo.stores import EmbeddingQueue, MemoryBank, Proxies
 
 X, Y = torch.randn(6, 4, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 0, 1, 1, 2, 2])
-ALL = [losses.ContrastiveLoss, losses.TripletMarginLoss, losses.UnifiedLoss, losses.CircleLoss, losses.AMSoftmaxLoss, losses.NCELoss, losses.LMNNLoss]
+ALL = [
+    losses.ContrastiveLoss,
+    losses.TripletMarginLoss,
+    losses.UnifiedLoss,
+    losses.CircleLoss,
+    losses.AMSoftmaxLoss,
+    losses.NCELoss,
+    losses.LMNNLoss,
+]
 
 
 def _with(x: Tensor, value: float) -> Tensor:
@@ -99,7 +108,13 @@ def test_constructors_and_special_calls(make: Callable[[], Any], error: type[Exc
 def test_hyper_parameters_out_of_their_bounds(make: type[losses.Loss]) -> None:
     """Wrong values are generated from the bounds that each loss states."""
     for name, bounds in make.bounds.items():
-        wrong: list[tuple[Any, type[Exception]]] = [(float("nan"), ValueError), (float("inf"), ValueError), ("1", TypeError), (True, TypeError), (torch.ones(2), ValueError)]
+        wrong: list[tuple[Any, type[Exception]]] = [
+            (float("nan"), ValueError),
+            (float("inf"), ValueError),
+            ("1", TypeError),
+            (True, TypeError),
+            (torch.ones(2), ValueError),
+        ]
         wrong.append((bounds.low - 0.1, ValueError))
         wrong += [(bounds.low, ValueError)] if bounds.open_low else []
         wrong += [(bounds.high + 0.1, ValueError)] if bounds.high < float("inf") else []
@@ -111,7 +126,16 @@ def test_hyper_parameters_out_of_their_bounds(make: type[losses.Loss]) -> None:
 @pytest.mark.parametrize("make", ALL)
 @pytest.mark.parametrize(
     "labels",
-    [Y.int(), Y.to(torch.uint8), Y.to(torch.int16), Y.numpy(), Y.numpy().astype(np.uint8), Y.numpy().astype(np.uint64), Y.tolist(), tuple(Y.tolist())],
+    [
+        Y.int(),
+        Y.to(torch.uint8),
+        Y.to(torch.int16),
+        Y.numpy(),
+        Y.numpy().astype(np.uint8),
+        Y.numpy().astype(np.uint64),
+        Y.tolist(),
+        tuple(Y.tolist()),
+    ],
     ids=lambda labels: f"{type(labels).__name__}-{getattr(labels, 'dtype', '')}",
 )
 def test_labels_of_any_integer_kind(make: Callable[..., losses.Loss], labels: Any) -> None:
@@ -138,7 +162,7 @@ def test_values_are_not_read_where_the_user_says_so(monkeypatch: pytest.MonkeyPa
 
 def test_label_beyond_the_proxies_has_no_positive() -> None:
     """A label that no proxy has is legal for any references, so the class-level loss itself must say no."""
-    with pytest.raises(ValueError, match="`labels`.*less than 2"):
+    with pytest.raises(ValueError, match=r"`labels`.*less than 2"):
         losses.AMSoftmaxLoss(2, 4)(X, Y)
 
 

@@ -47,7 +47,7 @@ def pair_sum(s_n: Scores, s_p: Scores, margin: float | Tensor, penalty: Penalty)
     elif tracing(violation):
         total, active = _broadcast_sum(violation, thresholds, penalty)
     else:
-        total, active, *_ = _PairSum.apply(violation, thresholds, penalty)
+        total, active = _PairSum.apply(violation, thresholds, penalty)[:2]  # type: ignore[no-untyped-call]
     return Terms(total, count, active)
 
 
@@ -77,12 +77,14 @@ class _PairSum(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         violation, thresholds, slope_n, slopes_p = ctx.saved_tensors
+        factor = grad.unsqueeze(1)
         if torch.is_grad_enabled() and ctx.penalty.power != 1:  # the slopes of a hinge are constants, others have a derivative of their own
             total, _ = _broadcast_sum(violation, thresholds, ctx.penalty)
-            g_n, g_p = torch.autograd.grad(total, (violation, thresholds), grad, create_graph=True, allow_unused=True, materialize_grads=True)
+            g_n, g_p = torch.autograd.grad(
+                total, (violation, thresholds), grad, create_graph=True, allow_unused=True, materialize_grads=True
+            )
             return g_n, g_p, None
-        grad = grad.unsqueeze(1)
-        return slope_n * grad, -slopes_p * grad, None
+        return slope_n * factor, -slopes_p * factor, None
 
 
 def _broadcast_sum(violation: Tensor, thresholds: Tensor, penalty: Penalty) -> tuple[Tensor, Tensor]:

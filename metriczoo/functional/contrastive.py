@@ -23,7 +23,8 @@ def contrastive(
         negative_margin: :math:`m_n \ge 0`, a distance.
 
     Returns:
-        Two `Terms`, of the positive and of the negative pairs: reduction "mean" averages them apart, "mean_pairs" together as the paper does.
+        Two `Terms`, of the positive and of the negative pairs: reduction "mean" averages them apart, "mean_pairs" together as the paper
+        does.
 
     Example:
         >>> import torch
@@ -32,7 +33,8 @@ def contrastive(
         (tensor([0.5000]), tensor([0.1250]))
 
     Relations:
-        `contrastive_cosine` is the form on cosines. Unlike `triplet_margin` the thresholds are absolute: the loss changes when all scores shift.
+        `contrastive_cosine` is the form on cosines. Unlike `triplet_margin` the thresholds are absolute: the loss changes when all scores
+        shift.
 
     References:
         Hadsell, Chopra, LeCun. Dimensionality Reduction by Learning an Invariant Mapping. CVPR 2006, equations 1 and 4.
@@ -65,8 +67,8 @@ def contrastive_cosine(
         (tensor([0.5000]), tensor([0.2500]))
 
     Relations:
-        PyTorch's `CosineEmbeddingLoss` with margin `negative_margin`. The code of cross-batch memory adds s_n rather than s_n - m_n above the threshold: the
-        same gradient, and a value that jumps.
+        PyTorch's `CosineEmbeddingLoss` with margin `negative_margin`. The code of cross-batch memory adds s_n rather than s_n - m_n above
+        the threshold: the same gradient, and a value that jumps.
 
     References:
         Hadsell, Chopra, LeCun. Dimensionality Reduction by Learning an Invariant Mapping. CVPR 2006, for the two terms.

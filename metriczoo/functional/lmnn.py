@@ -17,7 +17,8 @@ def lmnn(
 
     .. math:: L = (1 - \mu) \sum_{i \in T} d_i^2 + \mu \sum_{i \in T} \sum_j [m + d_i^2 - d_j^2]_+, \qquad d^2 = -s
 
-    T holds the `num_targets` nearest references of the anchor's class; which they are has no gradient. A negative inside the margin is an impostor.
+    T holds the `num_targets` nearest references of the anchor's class; which they are has no gradient. A negative inside the margin is an
+    impostor.
 
     Args:
         s_n: `[b, n]`, negated squared distances to references of other classes.
@@ -27,8 +28,8 @@ def lmnn(
         margin: m >= 0; 1 in the paper, where it fixes the scale of the metric.
 
     Returns:
-        `Terms` over pairs (anchor, target), each with its pull and the sum over its impostors: reduction "sum" is the paper's objective, "mean" divides it
-        by the number of these pairs. The pairs of an anchor count as active together.
+        `Terms` over pairs (anchor, target), each with its pull and the sum over its impostors: reduction "sum" is the paper's objective,
+        "mean" divides it by the number of these pairs. The pairs of an anchor count as active together.
 
     Example:
         >>> import torch
@@ -36,8 +37,8 @@ def lmnn(
         Terms(total=tensor([0.7500]), count=tensor([1]), active=tensor([1]))
 
     Relations:
-        With `mu=1` and all references of the class as targets it is the batch-all triplet loss on squared distances with margin 1. The linear estimator
-        `metriczoo.linear.LMNN` fixes the targets beforehand.
+        With `mu=1` and all references of the class as targets it is the batch-all triplet loss on squared distances with margin 1. The
+        linear estimator `metriczoo.linear.LMNN` fixes the targets beforehand.
 
     References:
         Weinberger, Saul. Distance Metric Learning for Large Margin Nearest Neighbor Classification. JMLR 10, 2009, equations 11 to 13.

@@ -17,7 +17,7 @@ def nce(
     log_z: float | Tensor,
     num_data: int | Tensor,
     temperature: float | Tensor = 0.07,
-    proximal: float = 0.0,
+    proximal: float | Tensor = 0.0,
 ) -> Tensor:
     r"""Noise-contrastive estimation of instance discrimination: is a sample the anchor's own instance, or noise?
 
@@ -43,8 +43,8 @@ def nce(
         tensor([1.3863])
 
     Relations:
-        A sigmoid pair loss with temperature and a fixed bias -log(m Z / n); the sigmoid loss of SigLIP learns both, negative sampling has bias 0. As m grows
-        its gradient tends to that of the full softmax.
+        A sigmoid pair loss with temperature and a fixed bias -log(m Z / n); the sigmoid loss of SigLIP learns both, negative sampling has
+        bias 0. As m grows its gradient tends to that of the full softmax.
 
     References:
         Wu, Xiong, Yu, Lin. Unsupervised Feature Learning via Non-Parametric Instance Discrimination. CVPR 2018, equations 5 to 9.

@@ -21,15 +21,16 @@ def triplet_margin(
 
     .. math:: L = \sum_i \sum_j h(s_n^j - s_p^i + m), \qquad h(t) = [t]_+, \; [t]_+^2 \;\text{or}\; \log(1 + e^t)
 
-    Exact over all triplets, in O(positives x negatives) time for few positives and O(negatives x log positives) for many, with no array of that size.
+    Exact over all triplets, in O(positives x negatives) time for few positives and O(negatives x log positives) for many, with no array
+    of that size.
 
     Args:
         s_n: `[b, n]`, similarities to references of other classes.
         s_p: `[b, p]`, similarities to references of the anchor's class.
         margin: :math:`m \ge 0`.
         penalty: `"hinge"`, `"squared"` or `"soft"`.
-        swap: whether a negative counts with its similarity to the anchor or to the positive, whichever is larger. Needs scores that an engine made, since
-            the similarities between references are not among `s_n` and `s_p`.
+        swap: whether a negative counts with its similarity to the anchor or to the positive, whichever is larger. Needs scores that an
+            engine made, since the similarities between references are not among `s_n` and `s_p`.
 
     Returns:
         `Terms` over triplets.
@@ -43,13 +44,15 @@ def triplet_margin(
         Terms(total=tensor([0.1000]), count=tensor([4]), active=tensor([1]))
 
     Relations:
-        Behind `HardMiner` it is batch-hard, behind `SemiHardMiner` FaceNet's choice. On unit vectors, FaceNet's margin on squared distances is twice the
-        margin on cosines, and so is its loss.
+        Behind `HardMiner` it is batch-hard, behind `SemiHardMiner` FaceNet's choice. On unit vectors, FaceNet's margin on squared
+        distances is twice the margin on cosines, and so is its loss.
 
     References:
         Schroff, Kalenichenko, Philbin. FaceNet: A Unified Embedding for Face Recognition and Clustering. CVPR 2015, equation 2.
-        Hermans, Beyer, Leibe. In Defense of the Triplet Loss for Person Re-Identification. 2017, equations 5 to 8 (batch-all, batch-hard, soft margin).
-        Balntas, Riba, Ponsa, Mikolajczyk. Learning local feature descriptors with triplets and shallow convolutional neural networks. BMVC 2016 (swap).
+        Hermans, Beyer, Leibe. In Defense of the Triplet Loss for Person Re-Identification. 2017, equations 5 to 8 (batch-all, batch-hard,
+        soft margin).
+        Balntas, Riba, Ponsa, Mikolajczyk. Learning local feature descriptors with triplets and shallow convolutional neural networks.
+        BMVC 2016 (swap).
     """
     s_n, s_p = as_scores(s_n), as_scores(s_p)
     chosen = PENALTIES[check_choice("penalty", penalty, PENALTIES)]
@@ -59,7 +62,9 @@ def triplet_margin(
 def _swapped(s_n: Scores, s_p: Scores, margin: float | Tensor, penalty: Penalty) -> Terms:
     """One positive at a time, since each sees other similarities to the negatives."""
     if s_p.block is None or s_p.block.between is None:
-        raise ValueError("Expected scores with similarities between references for `swap=True`, but these have none: use `TripletMarginLoss(swap=True)`.")
+        raise ValueError(
+            "Expected scores with similarities between references for `swap=True`, but these have none: use `TripletMarginLoss(swap=True)`."
+        )
     inside, mask = s_n.mask, s_p.mask
     total = s_n.value.new_zeros(s_n.value.shape[0])
     active = torch.zeros(s_n.value.shape[0], dtype=torch.int64, device=s_n.value.device)

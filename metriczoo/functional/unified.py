@@ -28,14 +28,16 @@ def unified(s_n: Tensor | Scores, s_p: Tensor | Scores, *, margin: float | Tenso
     Example:
         >>> import torch
         >>> unified(torch.tensor([[0.2, 0.1]]), torch.tensor([[0.9]]), margin=0.0, scale=1.0)
-        tensor([0.6664])
+        tensor([0.6657])
 
     Relations:
-        With one positive and cosine similarity to class proxies it is `am_softmax`; as `scale` grows, `unified / scale` tends to the hinge of the hardest
-        negative and the hardest positive (batch-hard triplet). `circle` weighs each similarity by its distance from an optimum.
+        With one positive and cosine similarity to class proxies it is `am_softmax`; as `scale` grows, `unified / scale` tends to the
+        hinge of the hardest negative and the hardest positive (batch-hard triplet). `circle` weighs each similarity by its distance from
+        an optimum.
 
     References:
-        Sun, Cheng, Zhang, Zhang, Zheng, Wang, Wei. Circle Loss: A Unified Perspective of Pair Similarity Optimization. CVPR 2020, equation 1.
+        Sun, Cheng, Zhang, Zhang, Zheng, Wang, Wei. Circle Loss: A Unified Perspective of Pair Similarity Optimization. CVPR 2020,
+        equation 1.
     """
     push = as_scores(s_n).map(lambda s: scale * (s + margin)).logsumexp()
     pull = as_scores(s_p).map(lambda s: -scale * s).logsumexp()
@@ -59,7 +61,7 @@ def am_softmax(s_n: Tensor | Scores, s_p: Tensor | Scores, *, margin: float | Te
     Example:
         >>> import torch
         >>> am_softmax(torch.tensor([[0.2, 0.1]]), torch.tensor([[0.9]]), margin=0.0, scale=1.0)
-        tensor([0.6664])
+        tensor([0.6657])
 
     Relations:
         It is `unified` with one positive. `margin=0` gives NormFace.
@@ -76,16 +78,18 @@ def circle(
 ) -> Tensor:
     r"""Circle loss: every similarity is weighted by how far it is from its optimum.
 
-    .. math:: L = \operatorname{softplus}\bigl(\operatorname{LSE}_j \gamma \alpha_n^j (s_n^j - m) + \operatorname{LSE}_i (-\gamma \alpha_p^i (s_p^i - 1 + m))\bigr),
-        \quad \alpha_n = [s_n + m]_+, \quad \alpha_p = [1 + m - s_p]_+
+    .. math::
+        L = \operatorname{softplus}\bigl(\operatorname{LSE}_j \gamma \alpha_n^j (s_n^j - m)
+        + \operatorname{LSE}_i (-\gamma \alpha_p^i (s_p^i - 1 + m))\bigr), \quad
+        \alpha_n = [s_n + m]_+, \quad \alpha_p = [1 + m - s_p]_+
 
     Args:
         s_n: `[b, n]`, cosines to references of other classes.
         s_p: `[b, p]`, cosines to references of the anchor's class.
         margin: :math:`m \ge 0`: the loss wants s_p > 1 - m and s_n < m.
         scale: :math:`\gamma > 0`.
-        detach_weights: whether the weights :math:`\alpha` are constants to the gradient, as in the paper. Otherwise negatives with s_n in (-m, 0) are pulled
-            towards 0.
+        detach_weights: whether the weights :math:`\alpha` are constants to the gradient, as in the paper. Otherwise negatives with s_n in
+            (-m, 0) are pulled towards 0.
 
     Returns:
         `[b]`, >= 0; 0 where either set is empty.
@@ -93,14 +97,14 @@ def circle(
     Example:
         >>> import torch
         >>> circle(torch.tensor([[0.2, 0.1]]), torch.tensor([[0.9]]), margin=0.25, scale=1.0)
-        tensor([1.0540])
+        tensor([1.0396])
 
     Relations:
         With weights of 1 it is `unified` with margin 1 - 2m. The decision boundary of one pair is the circle s_n^2 + (1 - s_p)^2 = 2 m^2.
 
     References:
-        Sun, Cheng, Zhang, Zhang, Zheng, Wang, Wei. Circle Loss: A Unified Perspective of Pair Similarity Optimization. CVPR 2020, equations 4 and 6.
-        The paper uses scale 256 and margin 0.25 for faces, 128 for re-identification, 80 and 0.4 for fine-grained retrieval.
+        Sun, Cheng, Zhang, Zhang, Zheng, Wang, Wei. Circle Loss: A Unified Perspective of Pair Similarity Optimization. CVPR 2020,
+        equations 4 and 6. Scale 256 and margin 0.25 for faces; 128 and 0.25 for re-identification, 80 and 0.4 for fine-grained retrieval.
     """
 
     def weight(s: Tensor) -> Tensor:

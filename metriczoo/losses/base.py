@@ -16,7 +16,7 @@ from metriczoo.columns import Columns, Points, Relation, columns_of
 from metriczoo.engine import Problem, evaluate
 from metriczoo.miners.base import Miner
 from metriczoo.reduction import REDUCTIONS
-from metriczoo.references import References, as_references
+from metriczoo.references import as_references
 from metriczoo.scores import Scores, Terms
 from metriczoo.similarity import Cosine, Similarity
 from metriczoo.stores import Proxies
@@ -29,17 +29,17 @@ _EXECUTIONS = ("auto", "dense", "tiled")
 class Loss(nn.Module):
     """A metric-learning loss: a function of the scores of an anchor to references of other classes, `s_n`, and of its own, `s_p`.
 
-    A new loss is a subclass with one method, `per_anchor(s_n, s_p)`, that returns one number per anchor, `[b]`, or `Terms` where it averages over pairs or
-    triplets, or a tuple of `Terms` that are averaged apart. It knows its rows only: miners, similarities, references, reductions and execution are the
-    same for all losses.
+    A new loss is a subclass with one method, `per_anchor(s_n, s_p)`, that returns one number per anchor, `[b]`, or `Terms` where it
+    averages over pairs or triplets, or a tuple of `Terms` that are averaged apart. It knows its rows only: miners, similarities,
+    references, reductions and execution are the same for all losses.
 
     Args:
         similarity: how two points are scored. Default: that of the loss.
         miner: which pairs are kept. Default: all.
-        reduction: `"mean"` (over the anchors that have what the loss needs, or over pairs or triplets), `"mean_active"` (over those whose loss is not 0),
-            `"mean_pairs"` (over pairs), `"sum"` or `"none"` (`[n]`, the sum of each anchor).
-        relation: `relation(anchor_labels, reference_labels)` -> `[b, n]` bool, which pairs are positive, or a pair of such masks, positives and negatives.
-            Labels may then be `[n, ...]`. Default: equality of labels.
+        reduction: `"mean"` (over the anchors that have what the loss needs, or over pairs or triplets), `"mean_active"` (over those whose
+            loss is not 0), `"mean_pairs"` (over pairs), `"sum"` or `"none"` (`[n]`, the sum of each anchor).
+        relation: `relation(anchor_labels, reference_labels)` -> `[b, n]` bool, which pairs are positive, or a pair of such masks,
+            positives and negatives. Labels may then be `[n, ...]`. Default: equality of labels.
         proxies: a `Proxies` store to compare with where a call names no references.
         num_classes: with `embedding_dim`, makes `proxies` for so many classes.
         embedding_dim: dimension of the proxies.
@@ -83,7 +83,9 @@ class Loss(nn.Module):
         self.memory_budget = None if memory_budget is None else check_count("memory_budget", memory_budget)
         self.execution = check_choice("execution", execution, _EXECUTIONS)
         if execution == "tiled" and not self.separable:
-            raise ValueError(f"Expected `execution` of {type(self).__name__} to be 'auto' or 'dense', since it couples anchors, but got 'tiled'.")
+            raise ValueError(
+                f"Expected `execution` of {type(self).__name__} to be 'auto' or 'dense', since it couples anchors, but got 'tiled'."
+            )
 
     def default_similarity(self) -> Similarity:
         """The similarity of the paper."""
@@ -104,8 +106,8 @@ class Loss(nn.Module):
         Args:
             embeddings: `[n, d]` floating point: the anchors.
             labels: `[n]` integers (tensor, array or sequence). A label < 0 is ignored: neither positive nor negative.
-            references: what the anchors are compared with. `None`: the loss's proxies if it has any, else the batch itself. Otherwise a store,
-                `(embeddings, labels)`, a `References`, or a list of these, where `None` stands for the batch.
+            references: what the anchors are compared with. `None`: the loss's proxies if it has any, else the batch itself. Otherwise a
+                store, `(embeddings, labels)`, a `References`, or a list of these, where `None` stands for the batch.
             ids: `[n]` integers: a pair of equal ids is the same point and left out; an id < 0 equals no other. Default: fresh ones.
 
         Returns:
@@ -137,12 +139,15 @@ class Loss(nn.Module):
         if references is None:
             points = Points(labels, torch.arange(len(anchors), device=anchors.device) if ids is None else ids)
             return self._columns(points, points, prepared, None)
-        parts, own_ids = as_references(references, References(anchors, labels, ids), fresh=ids is None)
+        parts, own_ids = as_references(references, anchors, labels, ids)
         if self.relation is None and any(part.labels.dim() != 1 for part in parts):
-            raise ValueError("Expected `references` with labels of shape [n], since the loss has no `relation`, but got labels of more dimensions.")
-        compared = [self.similarity.prepare(_full(part.embeddings)) for part in parts]
+            raise ValueError(
+                "Expected `references` with labels of shape [n], since the loss has no `relation`, but got labels of more dimensions."
+            )
+        prepared_parts = [self.similarity.prepare(_full(part.embeddings)) for part in parts]
         points = Points(torch.cat([part.labels for part in parts]), None if own_ids is None else torch.cat([part.ids for part in parts]))
-        return self._columns(Points(labels, own_ids), points, prepared, compared[0] if len(compared) == 1 else torch.cat(compared))
+        compared = prepared_parts[0] if len(prepared_parts) == 1 else torch.cat(prepared_parts)
+        return self._columns(Points(labels, own_ids), points, prepared, compared)
 
     def _columns(self, anchors: Points, points: Points, prepared: Tensor, compared: Tensor | None) -> tuple[Columns, Tensor, Tensor | None]:
         """Without the ignored references, where their labels can be read; elsewhere masks leave them out."""

@@ -24,9 +24,10 @@ __all__ = ["NCELoss"]
 class NCELoss(Loss):
     r"""Noise-contrastive estimation of instance discrimination on a memory bank: `functional.nce`.
 
-    Called with a `MemoryBank`, the positive of an anchor is its own row of the bank, named by `ids` (or by `labels` where no ids are given), and `num_noise`
-    rows drawn with replacement from the whole bank are noise. Neither receives a gradient; `bank.update(ids, embeddings)` is a call of its own. The loss
-    keeps the bank it is made with, so that a call need not name it. With any other references, positives and negatives are those of the labels.
+    Called with a `MemoryBank`, the positive of an anchor is its own row of the bank, named by `ids` (or by `labels` where no ids are
+    given), and `num_noise` rows drawn with replacement from the whole bank are noise. Neither receives a gradient; `bank.update(ids,
+    embeddings)` is a call of its own. The loss keeps the bank it is made with, so that a call need not name it. With any other
+    references, positives and negatives are those of the labels.
 
     The normaliser Z is estimated on the first call, from all scores of that batch, and kept in a buffer:
     :math:`Z = n \cdot \operatorname{mean} e^{s / \tau}`.
@@ -36,8 +37,8 @@ class NCELoss(Loss):
         num_noise: m >= 1, noise samples per anchor.
         temperature: tau > 0.
         proximal: lambda >= 0, weight of the squared distance between an embedding and its own row; the paper uses 30.
-        share_noise: whether all anchors of a batch see the same noise: one matrix product instead of a gather per anchor. The expected loss is the same;
-            across anchors the noise is then correlated.
+        share_noise: whether all anchors of a batch see the same noise: one matrix product instead of a gather per anchor. The expected
+            loss is the same; across anchors the noise is then correlated.
         options: as of `Loss`.
 
     Example:
@@ -52,11 +53,17 @@ class NCELoss(Loss):
         tensor(True)
 
     Relations:
-        `UnifiedLoss` and its kin compare with all references given; this one with a draw from as many as a bank holds, at a cost that does not grow with it.
+        `UnifiedLoss` and its kin compare with all references given; this one with a draw from as many as a bank holds, at a cost that
+        does not grow with it.
 
     References:
         Wu, Xiong, Yu, Lin. Unsupervised Feature Learning via Non-Parametric Instance Discrimination. CVPR 2018.
     """
+
+    temperature: float | Tensor
+    proximal: float | Tensor
+    log_z: Tensor
+    num_data: Tensor
 
     needs_negatives = False
     bounds: ClassVar = {"temperature": Bounds(0, open_low=True), "proximal": Bounds(0)}
@@ -80,9 +87,6 @@ class NCELoss(Loss):
         self.register_buffer("log_z", torch.tensor(math.nan))  # NaN until the first call
         self.register_buffer("num_data", torch.tensor(1))
         self._estimated: bool | None = False  # None: to be read from the buffer
-
-    log_z: Tensor
-    num_data: Tensor
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(*args, **kwargs)

@@ -28,14 +28,16 @@ class ContrastiveLoss(Loss):
 
     Example:
         >>> import torch
-        >>> from metriczoo.similarity import Cosine
         >>> x = torch.tensor([[0.0, 0.0], [0.0, 2.0], [0.5, 0.0]])
         >>> ContrastiveLoss()(x, [0, 0, 1])
-        tensor([2.0625])
+        tensor(2.0625)
 
     References:
         Hadsell, Chopra, LeCun. Dimensionality Reduction by Learning an Invariant Mapping. CVPR 2006.
     """
+
+    positive_margin: float | Tensor
+    negative_margin: float | Tensor
 
     needs_positives = needs_negatives = False
     bounds: ClassVar = {"positive_margin": _NOT_NEGATIVE, "negative_margin": _NOT_NEGATIVE}
@@ -44,7 +46,8 @@ class ContrastiveLoss(Loss):
         super().__init__(**options)
         near, far = (0.0, 1.0) if self.similarity.is_distance else (1.0, 0.5)
         self._set(
-            positive_margin=near if positive_margin is None else positive_margin, negative_margin=far if negative_margin is None else negative_margin
+            positive_margin=near if positive_margin is None else positive_margin,
+            negative_margin=far if negative_margin is None else negative_margin,
         )
 
     def default_similarity(self) -> Similarity:
@@ -71,7 +74,7 @@ class TripletMarginLoss(Loss):
         >>> from metriczoo.miners import HardMiner
         >>> x = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.6, 0.8], [0.0, 1.0]])
         >>> TripletMarginLoss(margin=0.2)(x, [0, 0, 1, 1])
-        tensor(0.1800)
+        tensor(0.0900)
         >>> TripletMarginLoss(margin=0.2, miner=HardMiner())(x, [0, 0, 1, 1])
         tensor(0.1800)
 
@@ -79,6 +82,8 @@ class TripletMarginLoss(Loss):
         Schroff, Kalenichenko, Philbin. FaceNet: A Unified Embedding for Face Recognition and Clustering. CVPR 2015.
         Hermans, Beyer, Leibe. In Defense of the Triplet Loss for Person Re-Identification. 2017.
     """
+
+    margin: float | Tensor
 
     bounds: ClassVar = {"margin": _NOT_NEGATIVE}
 
@@ -109,6 +114,9 @@ class UnifiedLoss(Loss):
         Sun et al. Circle Loss: A Unified Perspective of Pair Similarity Optimization. CVPR 2020, equation 1.
     """
 
+    margin: float | Tensor
+    scale: float | Tensor
+
     bounds: ClassVar = {"margin": _NOT_NEGATIVE, "scale": _POSITIVE}
 
     def __init__(self, margin: float = 0.25, scale: float = 256.0, **options: Any) -> None:
@@ -132,11 +140,14 @@ class CircleLoss(Loss):
     Example:
         >>> import torch
         >>> CircleLoss(margin=0.25, scale=1.0)(torch.eye(4), [0, 0, 1, 1])
-        tensor(1.9620)
+        tensor(1.7575)
 
     References:
         Sun et al. Circle Loss: A Unified Perspective of Pair Similarity Optimization. CVPR 2020, equations 4 and 6.
     """
+
+    margin: float | Tensor
+    scale: float | Tensor
 
     bounds: ClassVar = {"margin": _NOT_NEGATIVE, "scale": _POSITIVE}
 
@@ -168,6 +179,9 @@ class LMNNLoss(Loss):
     References:
         Weinberger, Saul. Distance Metric Learning for Large Margin Nearest Neighbor Classification. JMLR 10, 2009.
     """
+
+    mu: float | Tensor
+    margin: float | Tensor
 
     needs_negatives = False
     bounds: ClassVar = {"mu": Bounds(0, 1), "margin": _NOT_NEGATIVE}

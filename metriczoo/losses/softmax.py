@@ -18,8 +18,8 @@ class AMSoftmaxLoss(Loss):
     """Additive margin softmax (CosFace): `functional.am_softmax` on class proxies.
 
     Args:
-        num_classes: C; a proxy for each of the labels 0 ... C - 1. With `embedding_dim`; or give `proxies`, a store shared with other losses, or name the
-            references in each call.
+        num_classes: C; a proxy for each of the labels 0 ... C - 1. With `embedding_dim`; or give `proxies`, a store shared with other
+            losses, or name the references in each call.
         embedding_dim: dimension of the proxies.
         margin: m >= 0.
         scale: gamma > 0.
@@ -37,6 +37,9 @@ class AMSoftmaxLoss(Loss):
         Wang, Cheng, Liu, Liu. Additive Margin Softmax for Face Verification. IEEE Signal Processing Letters 2018.
         Wang et al. CosFace: Large Margin Cosine Loss for Deep Face Recognition. CVPR 2018.
     """
+
+    margin: float | Tensor
+    scale: float | Tensor
 
     bounds: ClassVar = {"margin": Bounds(0), "scale": Bounds(0, open_low=True)}
 

@@ -15,8 +15,9 @@ __all__ = ["Miner"]
 class Miner(nn.Module):
     """A map of sets of scores to smaller ones, `(s_n, s_p) -> (s_n, s_p)`, that any loss can stand behind.
 
-    An author writes `select`. What it returns has as many rows as it got, or a fixed number of rows per anchor, one per group: a miner that picks a negative
-    for each pair (anchor, positive) returns a row for each of these. The choice has no gradient; the scores that are kept have.
+    An author writes `select`. What it returns has as many rows as it got, or a fixed number of rows per anchor, one per group: a miner
+    that picks a negative for each pair (anchor, positive) returns a row for each of these. The choice has no gradient; the scores that
+    are kept have.
 
     Args:
         generator: source of the randomness of a miner that draws. Default: the global one of PyTorch.

@@ -23,9 +23,9 @@ class DistanceWeightedMiner(Miner):
 
     .. math:: q(d) \propto d^{n - 2} (1 - d^2 / 4)^{(n - 3) / 2}
 
-    so negatives are drawn with probability proportional to :math:`1 / q(\max(d, c))`, and never beyond `nonzero_loss_cutoff`. Weights are taken in log space
-    and relative to the largest *of the anchor*, so that no anchor loses its negatives in high dimension. An anchor whose negatives all lie beyond the cutoff
-    draws from all of them with equal chance.
+    so negatives are drawn with probability proportional to :math:`1 / q(\max(d, c))`, and never beyond `nonzero_loss_cutoff`. Weights are
+    taken in log space and relative to the largest *of the anchor*, so that no anchor loses its negatives in high dimension. An anchor
+    whose negatives all lie beyond the cutoff draws from all of them with equal chance.
 
     Args:
         cutoff: c in (0, 2): nearer negatives weigh as much as one at this distance.
@@ -41,7 +41,8 @@ class DistanceWeightedMiner(Miner):
         tensor([0.5000, 0.5000])
 
     Relations:
-        Semi-hard mining draws from a narrow band of distances; random mining, in high dimension, almost only from around the square root of 2.
+        Semi-hard mining draws from a narrow band of distances; random mining, in high dimension, almost only from around the square root
+        of 2.
 
     References:
         Wu, Manmatha, Smola, Krahenbuhl. Sampling Matters in Deep Embedding Learning. ICCV 2017, section 3 and equation 5.
@@ -86,7 +87,9 @@ class DistanceWeightedMiner(Miner):
             found = largest > -math.inf
             ladder = (log_weight - torch.where(found, largest, 0.0)).exp().double().cumsum(1)
             top = ladder[:, -1:]
-            at = torch.minimum(uniform(s_p, None if s_p.block is None else s_p.block.seed) * top, torch.nextafter(top, torch.zeros_like(top)))
+            at = torch.minimum(
+                uniform(s_p, None if s_p.block is None else s_p.block.seed) * top, torch.nextafter(top, torch.zeros_like(top))
+            )
             # `right`: a step of height 0 is never landed on. A ladder without height has no step at all.
             cells = torch.searchsorted(ladder, at, right=True).clamp(max=ladder.shape[1] - 1)
         return grouped(s_n, s_p, cells, found.expand_as(cells))

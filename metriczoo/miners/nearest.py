@@ -40,7 +40,7 @@ def _nothing(s_n: Scores, s_p: Scores) -> tuple[Scores, Scores]:
 
 
 class SemiHardMiner(Miner):
-    r"""For each pair of an anchor and a positive, a negative that is farther than the positive but within the margin: :math:`s_p - m < s_n < s_p`.
+    r"""For each pair of an anchor and a positive, a negative beyond the positive but within the margin: :math:`s_p - m < s_n < s_p`.
 
     Pairs without such a negative are left out.
 
@@ -80,7 +80,7 @@ class SemiHardMiner(Miner):
         return grouped(s_n, s_p, cells, found)
 
     def _random(self, s_n: Scores, s_p: Scores) -> tuple[Tensor, Tensor]:
-        """The largest of random keys among the semi-hard negatives. Keys depend on the positive, so that equal choices are no likelier than others."""
+        """The largest of random keys among the semi-hard negatives; turned for each positive, so that they share no preference."""
         negatives = s_n.fill(-math.inf)
         keys = uniform(s_n, None if s_n.block is None else s_n.block.seed)
         turns = uniform(s_p, None if s_p.block is None else s_p.block.seed)
@@ -94,7 +94,8 @@ class SemiHardMiner(Miner):
 class PriorityMiner(Miner):
     """For each pair of an anchor and a positive the first that exists: the nearest negative beyond the positive, else the least hard one.
 
-    The nearest negative beyond the positive is semi-hard if it lies within the margin of the loss and easy (loss 0) otherwise: semi-hard > easy > hard.
+    The nearest negative beyond the positive is semi-hard if it lies within the margin of the loss and easy (loss 0) otherwise: semi-hard
+    > easy > hard.
 
     Example:
         >>> import torch
@@ -106,7 +107,8 @@ class PriorityMiner(Miner):
         `SemiHardMiner` leaves out the pairs for which this one falls back.
 
     References:
-        Taha, Chen, Misu, Shrivastava, Davis. Boosting Standard Classification Architectures Through a Ranking Regularizer. WACV 2020, section 3.2.
+        Taha, Chen, Misu, Shrivastava, Davis. Boosting Standard Classification Architectures Through a Ranking Regularizer. WACV 2020,
+        section 3.2.
     """
 
     def select(self, s_n: Scores, s_p: Scores) -> tuple[Scores, Scores]:
