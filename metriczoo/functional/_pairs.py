@@ -17,17 +17,35 @@ __all__ = ["PENALTIES", "Penalty", "pair_sum"]
 
 
 class Penalty(NamedTuple):
-    """An increasing function of a violation, 0 at -inf, and its derivative."""
+    """An increasing function of a violation, 0 at -inf."""
 
     value: Callable[[Tensor], Tensor]
-    derivative: Callable[[Tensor], Tensor]
+    sum_: Callable[[Tensor], Tensor]  # sums the values of each row, and leaves the derivatives in place of the violations
     power: int | None  # of the hinge, which can be summed by sorting; None for others
 
 
+def _sum_hinge_(t: Tensor) -> Tensor:
+    total = t.clamp_(min=0).sum(1)
+    t.sign_()
+    return total
+
+
+def _sum_squared_(t: Tensor) -> Tensor:
+    total = t.clamp_(min=0).square().sum(1)
+    t.mul_(2)
+    return total
+
+
+def _sum_soft_(t: Tensor) -> Tensor:
+    total = F.softplus(t).sum(1)
+    t.sigmoid_()
+    return total
+
+
 PENALTIES = {
-    "hinge": Penalty(torch.relu, lambda t: (t > 0).to(t.dtype), 1),
-    "squared": Penalty(lambda t: t.relu().square(), lambda t: 2 * t.relu(), 2),
-    "soft": Penalty(F.softplus, torch.sigmoid, None),
+    "hinge": Penalty(torch.relu, _sum_hinge_, 1),
+    "squared": Penalty(lambda t: t.relu().square(), _sum_squared_, 2),
+    "soft": Penalty(F.softplus, _sum_soft_, None),
 }
 
 _FEW = 48  # positives up to which a loop over them is faster than sorting them
@@ -59,13 +77,13 @@ class _PairSum(torch.autograd.Function):
         total = violation.new_zeros(violation.shape[0])
         active = torch.zeros(violation.shape[0], dtype=torch.int64, device=violation.device)
         slope_n, slopes_p = torch.zeros_like(violation), torch.zeros_like(thresholds)
+        t = torch.empty_like(violation)
         for k in range(thresholds.shape[1]):
-            t = violation - thresholds[:, k : k + 1]
-            total += penalty.value(t).sum(1)
-            slope = penalty.derivative(t)
-            slope_n += slope
-            slopes_p[:, k] = slope.sum(1)
-            active += slopes_p[:, k].long() if penalty.power == 1 else (slope > 0).sum(1)
+            torch.sub(violation, thresholds[:, k : k + 1], out=t)
+            total += penalty.sum_(t)
+            slope_n += t
+            slopes_p[:, k] = t.sum(1)
+            active += slopes_p[:, k].long() if penalty.power == 1 else (t > 0).sum(1)
         return total, active, slope_n, slopes_p
 
     @staticmethod
@@ -79,7 +97,7 @@ class _PairSum(torch.autograd.Function):
         violation, thresholds, slope_n, slopes_p = ctx.saved_tensors
         factor = grad.unsqueeze(1)
         if torch.is_grad_enabled() and ctx.penalty.power != 1:  # the slopes of a hinge are constants, others have a derivative of their own
-            total, _ = _broadcast_sum(violation, thresholds, ctx.penalty)
+            total = _broadcast_sum(violation, thresholds, ctx.penalty)[0]
             g_n, g_p = torch.autograd.grad(
                 total, (violation, thresholds), grad, create_graph=True, allow_unused=True, materialize_grads=True
             )
