@@ -317,3 +317,19 @@ def test_cross_batch_memory(make: Callable[..., losses.Loss]) -> None:
     both = make()(x, labels, queue, ids=torch.arange(20))
     expected = make()(x, labels, [None, (old, torch.arange(10) % 5)])
     torch.testing.assert_close(both, expected)
+
+
+def test_no_tile_exceeds_the_budget() -> None:
+    """Scores of a tile, negatives and positives; a single row may be larger."""
+    x, labels = _batch(200, 6)
+    taken = []
+
+    def note(s_n: metriczoo.Scores, s_p: metriczoo.Scores) -> Tensor:
+        taken.append((s_n.value.shape[0], s_n.value.numel() * s_n.value.element_size()))
+        return s_n.sum() - s_p.sum()
+
+    for budget in (1, 10_000, 50_000):
+        losses.from_function(note, memory_budget=budget)(x.clone().requires_grad_(), labels)
+        assert all(size <= budget or height == 1 for height, size in taken)
+        assert sum(height for height, _ in taken) == 200
+        taken.clear()

@@ -27,7 +27,7 @@ def check_dtype(dtype: Any) -> torch.dtype:
 
 
 class BufferStore(nn.Module):
-    """A store of `size` rows in buffers, the first of which is `embeddings` `[size, d]`."""
+    """A store of `size` rows whose state is buffers, among them `embeddings` `[size, d]`."""
 
     embeddings: Tensor
 
@@ -37,8 +37,8 @@ class BufferStore(nn.Module):
         self.embedding_dim = check_count("embedding_dim", embedding_dim)
 
     def _points(self, argument: str, value: Any) -> Tensor:
-        """`value`, checked to be `[n, d]` on the device of the store, without its graph."""
-        points = check_embeddings(argument, value).detach()
+        """`value`, checked to be `[n, d]` on the device of the store."""
+        points = check_embeddings(argument, value)
         if points.shape[1] != self.embedding_dim:
             raise ValueError(
                 f"Expected `{argument}` to be of shape [n, {self.embedding_dim}] (`embedding_dim`), but got {describe(points)}."

@@ -41,11 +41,11 @@ def nearest(
             if exclude is not None:
                 _strike(scores, exclude[block] - start)
             value, column = _top(scores, k)
-            # Stable, so that of equal scores those of lower rows stay first.
+            # Stable, so that of equal scores those of lower rows stay first, and the -1 of missing rows before rows that do not count.
             value, order = torch.cat([best[block], value], dim=1).sort(dim=1, descending=True, stable=True)
             best[block] = value[:, :k]
             number[block] = torch.cat([number[block], column + start], dim=1).gather(1, order[:, :k])
-    return best, number.masked_fill_(best == -math.inf, -1)
+    return best, number
 
 
 def _strike(scores: Tensor, column: Tensor) -> None:
