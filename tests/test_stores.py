@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import os
 import pickle
 import tempfile
 from collections import deque
@@ -535,7 +536,8 @@ def test_making_that_fails_leaves_a_file_that_is_known_by_it(tmp_path: Path, mon
         MemoryBank(4, DIM, path=path)
     path.unlink()
 
-    def full(*_: Any) -> None:
+    def full(file: int, offset: int, size: int) -> None:
+        os.ftruncate(file, size // 2)
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
@@ -806,12 +808,12 @@ def test_inference_mode_leaves_nothing_behind() -> None:
     with torch.inference_mode():
         use(bank)
         use(queue)
-    x = points(2).requires_grad_()
+    x = points(6).requires_grad_()
+    assert bank.references().ids is not None
+    for index in (bank.references().ids, bank.references().labels[:4], queue.references().labels):
+        x.index_select(0, index).sum().backward()  # the index is kept for backward, which tensors of that mode cannot be
     for store in (bank, queue):
-        held = store.references()
-        assert held.ids is not None
-        x.index_select(0, held.ids[:1]).sum().backward()  # the index is kept for backward, which tensors of that mode cannot be
-        (x @ held.embeddings.T).sum().backward()
+        (x @ store.references().embeddings.T).sum().backward()
 
 
 class Training:

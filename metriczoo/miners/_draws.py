@@ -5,16 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from metriczoo._random import split_mix
 from metriczoo.scores import Block, Scores
 
 __all__ = ["uniform"]
-
-
-def _mix(x: Tensor) -> Tensor:
-    """A bijection of int64 that spreads its bits (the finaliser of SplitMix64, with arithmetic shifts masked to logical ones)."""
-    x = (x ^ ((x >> 30) & 0x3FFFFFFFF)) * -0x40A7B892E31B1A47
-    x = (x ^ ((x >> 27) & 0x1FFFFFFFFF)) * -0x6B2FB644ECCEEE15
-    return x ^ ((x >> 31) & 0x1FFFFFFFF)
 
 
 def uniform(scores: Scores, seed: Tensor | None) -> Tensor:
@@ -24,5 +18,5 @@ def uniform(scores: Scores, seed: Tensor | None) -> Tensor:
         seed = torch.randint(2**62, (), device=value.device)
     rows = block.rows if isinstance(block, Block) else torch.arange(value.shape[0], device=value.device)
     columns = scores.columns if scores.columns is not None else torch.arange(value.shape[1], device=value.device)
-    bits = _mix(_mix(_mix(seed) ^ rows).unsqueeze(1) ^ columns)
+    bits = split_mix(split_mix(split_mix(seed) ^ rows).unsqueeze(1) ^ columns)
     return ((bits >> 11) & (2**53 - 1)).double() / 2**53

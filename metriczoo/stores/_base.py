@@ -9,14 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from metriczoo._checks import check_count, check_embeddings, check_finite, describe
-from metriczoo._execution import reads_are_free, settings, tracing
+from metriczoo._execution import checking
 
-__all__ = ["BufferStore", "check_dtype", "checking"]
-
-
-def checking(tensor: Tensor) -> bool:
-    """Whether to look at the values of `tensor`: by default where that does not make the host wait for an accelerator."""
-    return reads_are_free(tensor) if settings.check_values is None else settings.check_values and not tracing(tensor)
+__all__ = ["BufferStore", "check_dtype"]
 
 
 def check_dtype(dtype: Any) -> torch.dtype:

@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from metriczoo._checks import as_ids, as_labels, check_count, check_number, describe
-from metriczoo._execution import full_precision, settings
+from metriczoo._execution import checking, full_precision, settings
+from metriczoo._random import split_mix
 from metriczoo.references import References
 from metriczoo.similarity import unit
-from metriczoo.stores._base import BufferStore, check_dtype, checking
+from metriczoo.stores._base import BufferStore, check_dtype
 from metriczoo.stores._mapped import map_file
 from metriczoo.stores._nearest import nearest
 
@@ -234,12 +235,9 @@ class MemoryBank(BufferStore):
         device = self.embeddings.device
         if generator is not None:
             return torch.randint(2**63 - 1, (num,), generator=generator, device=generator.device).to(device)
-        # SplitMix64 counts rather than keeps a state, so it is a few operations on any device, and can be traced.
         x = self.draws[0] + (self.draws[1] + torch.arange(1, num + 1, device=device)) * -0x61C8864680B583EB
         self.draws[1] += num
-        x = (x ^ ((x >> 30) & 0x3FFFFFFFF)) * -0x40A7B892E31B1A47
-        x = (x ^ ((x >> 27) & 0x1FFFFFFFFF)) * -0x6B2FB644ECCEEE15
-        return (x ^ ((x >> 31) & 0x1FFFFFFFF)) & 0x7FFFFFFFFFFFFFFF
+        return split_mix(x) & 0x7FFFFFFFFFFFFFFF
 
     @torch.no_grad()
     def nearest(self, queries: Tensor, k: int, *, exclude_ids: Any = None, filled_only: bool = True) -> tuple[Tensor, Tensor]:

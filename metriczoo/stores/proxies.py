@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from metriczoo._checks import as_labels, check_count
+from metriczoo._execution import checking
 from metriczoo.references import References
 from metriczoo.similarity import unit
-from metriczoo.stores._base import check_dtype, checking
+from metriczoo.stores._base import check_dtype
 
 __all__ = ["Proxies"]
 
