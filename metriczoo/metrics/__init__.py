@@ -7,6 +7,7 @@ from metriczoo.metrics.clustering import ami, ari, clustering_metrics, nmi, pair
 from metriczoo.metrics.health import embedding_health
 from metriczoo.metrics.neighbours import knn_classify
 from metriczoo.metrics.retrieval import (
+    RetrievalOptions,
     map_at_r,
     mean_average_precision,
     mrr,
@@ -54,6 +55,7 @@ __all__ = [
     "RPrecision",
     "RecallAtK",
     "RetrievalMetrics",
+    "RetrievalOptions",
     "StreamingMetric",
     "VerificationMetrics",
     "ami",

@@ -15,7 +15,7 @@ from metriczoo.metrics._blocks import largest_, prepare_distinct, score
 from metriczoo.metrics._inputs import Embeddings, Integers, Points, Scoring, as_points, as_similarity, budget_of
 from metriczoo.metrics._result import MetricResult
 
-__all__ = ["as_pairs", "is_flat", "verification_metrics"]
+__all__ = ["verification_metrics"]
 
 _CELL_BYTES = 16  # what a block holds per pair
 Block = tuple[Tensor, Tensor, Tensor]  # scores, which of them are of same pairs, which of different pairs
