@@ -123,8 +123,8 @@ class LabelColumns(Columns):
         near = value.gather(1, positive)
         near = torch.where(same_class, near, HARMLESS)
         value = value.scatter_(1, excluded, HARMLESS) if in_place else value.scatter(1, excluded, HARMLESS)
-        s_n = Scores(value, excluded=excluded, num_excluded=num_excluded, block=block)
-        return s_n, Scores(near, same_class, columns=positive, block=block)
+        s_n = Scores(value, excluded=excluded, num_excluded=num_excluded, block=block, harmless=True)
+        return s_n, Scores(near, same_class, columns=positive, block=block, harmless=True)
 
 
 class _Ranges:

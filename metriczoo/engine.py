@@ -42,6 +42,8 @@ class Problem:
         similarity, width = self.loss.similarity, self.columns.width
 
         def between(i: Tensor, j: Tensor | None) -> Tensor:
+            if not len(r):
+                return r.new_full((len(i), width if j is None else j.shape[1]), HARMLESS)
             i = i.clamp(max=len(r) - 1)  # the spare column belongs to no set: any score will do
             if j is not None:
                 return similarity.score(r[i].unsqueeze(1), r[j.clamp(max=len(r) - 1)]).squeeze(1)

@@ -54,7 +54,7 @@ def totals(
     else:
         terms = (result,) if isinstance(result, Terms) else result
         columns = [(t.total, t.count.long(), t.active.long(), t.count.long()) for t in terms]
-    fold = [[torch.where(keep, column.reshape(b, -1).sum(1) if b else column.new_zeros(0), 0) for column in term] for term in columns]
+    fold = [[torch.where(keep, column.reshape(b, -1).sum(1) if b else column, 0) for column in term] for term in columns]
     return Totals(*(torch.stack(column, dim=1) for column in zip(*fold, strict=True)))
 
 

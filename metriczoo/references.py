@@ -71,10 +71,9 @@ def as_references(given: Any, anchors: Tensor, labels: Tensor, ids: Tensor | Non
     parts = [None if entry is None else _one(entry, anchors) for entry in entries]
     if None not in parts and ids is None:
         return [part for part in parts if part is not None], None
-    if ids is None:
-        others = [part.ids for part in parts if part is not None and len(part)]
-        start = torch.cat(others).amax().clamp(min=-1) + 1 if others else 0
-        ids = torch.arange(len(anchors), device=anchors.device) + start
+    if ids is None:  # the batch equals itself only, so the ids of the others do not matter
+        ids = torch.arange(len(anchors), device=anchors.device)
+        parts = [None if part is None else References(part.embeddings, part.labels) for part in parts]
     own = References(anchors, labels, ids)
     return [own if part is None else part for part in parts], ids
 

@@ -54,6 +54,7 @@ class Scores:
         num_excluded: `[b]` how many different columns `excluded` lists.
         columns: `[b, n]` int64, which reference each cell scores. Default: cell `j` scores reference `j`.
         block: where the scores come from.
+        harmless: whether the cells outside the set are known to hold `HARMLESS`.
 
     Example:
         >>> s = Scores(torch.tensor([[0.5, 0.1], [0.3, 0.2]]), torch.tensor([[True, True], [False, False]]))
@@ -63,7 +64,7 @@ class Scores:
         tensor([6., 0.])
     """
 
-    __slots__ = ("_mask", "_num_excluded", "block", "columns", "excluded", "value")
+    __slots__ = ("_mask", "_num_excluded", "block", "columns", "excluded", "harmless", "value")
 
     def __init__(
         self,
@@ -74,13 +75,14 @@ class Scores:
         num_excluded: Tensor | None = None,
         columns: Tensor | None = None,
         block: Block | None = None,
+        harmless: bool = False,
     ) -> None:
         if mask is not None and mask.shape != value.shape:
             raise ValueError(f"Expected `mask` to have the shape of `value`, {list(value.shape)}, but got {list(mask.shape)}.")
         if excluded is not None and (mask is not None or num_excluded is None):
             raise ValueError("Expected `excluded` to come with `num_excluded` and without `mask`.")
         self.value, self._mask, self.excluded, self._num_excluded = value, mask, excluded, num_excluded
-        self.columns, self.block = columns, block
+        self.columns, self.block, self.harmless = columns, block, harmless
 
     def __repr__(self) -> str:
         return f"Scores({self.value.shape[0]} anchors x {self.value.shape[1]} references)"
@@ -104,7 +106,7 @@ class Scores:
 
     def map(self, f: Callable[[Tensor], Tensor]) -> Scores:
         """The same set with `f`, an elementwise function, applied to its values."""
-        value = f(self.value)
+        value = f(self.value if self.harmless else self.fill(HARMLESS))
         if value.shape != self.value.shape:
             raise ValueError(f"Expected `f` to keep the shape {list(self.value.shape)}, but got {list(value.shape)}.")
         return self._with(value)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -103,12 +105,32 @@ def _squared_distances(a: Tensor, r: Tensor) -> Tensor:
         return square.clamp(min=0)
     near = (square.detach() < _NEAR * norms.detach()).nonzero()
     if near.shape[0] * x.shape[-1] > _WIDE:
-        return torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist").square()
+        exact: Tensor = _Differences.apply(x, y)  # type: ignore[no-untyped-call]
+        return exact
     if near.shape[0]:
         *stack, i, j = near.unbind(1)
         at_x, at_y = (*stack, i), (*stack, j)
         square = square.index_put((*stack, i, j), (x[at_x] - y[at_y]).square().sum(-1))
     return square
+
+
+class _Differences(torch.autograd.Function):
+    """Squared distances from differences, for blocks with many near-duplicates. Its gradient, unlike that of `torch.cdist`, has one, too."""
+
+    @staticmethod
+    def forward(x: Tensor, y: Tensor) -> Tensor:
+        return torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist").square()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+        x, y = ctx.saved_tensors
+        centre = y.detach().mean(-2, keepdim=True)  # distances do not depend on it, products lose fewer digits around it
+        x, y = x - centre, y - centre
+        return 2 * (grad.sum(-1, keepdim=True) * x - grad @ y), 2 * (grad.sum(-2).unsqueeze(-1) * y - grad.mT @ x)
 
 
 class NegativeSquaredEuclidean(Similarity):
@@ -135,7 +157,8 @@ class NegativeEuclidean(NegativeSquaredEuclidean):
     def score(self, a: Tensor, r: Tensor) -> Tensor:
         """Negated distances."""
         square = _squared_distances(a, r)
-        return -square.clamp(min=torch.finfo(square.dtype).tiny).sqrt()  # below the bound clamp stops the gradient
+        same = square < torch.finfo(square.dtype).tiny
+        return -torch.where(same, 0.0, torch.where(same, 1.0, square).sqrt())
 
     def distance(self, score: Tensor) -> Tensor:
         """`-s`."""

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from metriczoo._execution import tracing
+from metriczoo.functional._softplus import softplus
 from metriczoo.scores import Scores, Terms
 
 __all__ = ["PENALTIES", "Penalty", "pair_sum"]
@@ -37,7 +38,7 @@ def _sum_squared_(t: Tensor) -> Tensor:
 
 
 def _sum_soft_(t: Tensor) -> Tensor:
-    total = F.softplus(t).sum(1)
+    total = softplus(t).sum(1)
     t.sigmoid_()
     return total
 
@@ -45,7 +46,7 @@ def _sum_soft_(t: Tensor) -> Tensor:
 PENALTIES = {
     "hinge": Penalty(torch.relu, _sum_hinge_, 1),
     "squared": Penalty(lambda t: t.relu().square(), _sum_squared_, 2),
-    "soft": Penalty(F.softplus, _sum_soft_, None),
+    "soft": Penalty(softplus, _sum_soft_, None),
 }
 
 _FEW = 48  # positives up to which a loop over them is faster than sorting them
@@ -137,5 +138,5 @@ def _sorted_sum(violation: Tensor, thresholds: Tensor, power: int) -> tuple[Tens
         total = (below * v - sums).sum(1)
     else:
         squares = F.pad(ordered.square().cumsum(1), (1, 0)).gather(1, below)
-        total = (below * v.square() - 2 * v * sums + squares).sum(1)
+        total = (below * v.square() - 2 * v * sums + squares).clamp(min=0).sum(1)  # rounding can leave a square below 0
     return total, below.sum(1)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from torch import Tensor
-from torch.nn.functional import softplus
 
+from metriczoo.functional._softplus import softplus
 from metriczoo.scores import Scores, as_scores
 
 __all__ = ["nce"]
@@ -51,7 +51,7 @@ def nce(
         Gutmann, Hyvarinen. Noise-contrastive estimation. AISTATS 2010.
     """
     s_n, s_p = as_scores(s_n), as_scores(s_p)
-    ratio = s_n.count().clamp(min=1) / num_data
+    ratio = s_n.count().to(s_n.value.dtype) / num_data
     bias = (log_z + ratio.log()).to(s_n.value.dtype).unsqueeze(1)
     positive = s_p.map(lambda s: softplus(bias - s / temperature) + 2 * proximal * (1 - s))
     negative = s_n.map(lambda s: softplus(s / temperature - bias))

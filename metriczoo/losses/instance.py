@@ -99,7 +99,8 @@ class NCELoss(Loss):
 
     def per_anchor(self, s_n: Scores, s_p: Scores) -> Tensor:
         """One number per anchor."""
-        return F.nce(s_n, s_p, log_z=self.log_z, num_data=self.num_data, temperature=self.temperature, proximal=self.proximal)
+        log_z = self.log_z.nan_to_num()  # not estimated only while no batch had a pair; anchors without one are left out
+        return F.nce(s_n, s_p, log_z=log_z, num_data=self.num_data, temperature=self.temperature, proximal=self.proximal)
 
     def _meet(self, anchors: Tensor, labels: Tensor, references: Any, ids: Tensor | None) -> tuple[Columns, Tensor, Tensor | None]:
         references = self.bank if references is None else references
@@ -110,7 +111,9 @@ class NCELoss(Loss):
         if self._estimated is None:
             self._estimated = not bool(self.log_z.isnan())
         if not self._estimated:
-            self._estimate(*met, num_data=len(references) if isinstance(references, MemoryBank) else met[0].width)
+            _, prepared, compared = met
+            num_data = len(references) if isinstance(references, MemoryBank) else len(prepared if compared is None else compared)
+            self._estimate(*met, num_data=num_data)
         return met
 
     def _draw(self, anchors: Tensor, rows: Tensor, bank: MemoryBank) -> tuple[Columns, Tensor, Tensor | None]:

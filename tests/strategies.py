@@ -1,0 +1,89 @@
+"""Batches and scores for hypothesis: small, shrinkable, and biased to what breaks losses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from hypothesis import strategies as st
+from torch import Tensor
+
+__all__ = ["LABELLINGS", "Batch", "batches", "generic", "score_lists"]
+
+ROWS = ("fresh", "fresh", "fresh", "copy", "near", "scaled", "antipode", "zero", "huge", "tiny")
+LABELLINGS = ("few", "few", "one class", "unique", "ignored")
+# float16 ends at 65504, and the gradient of a cosine is as large as a vector is short.
+HUGE = {torch.float16: 1e2, torch.bfloat16: 1e15, torch.float32: 1e15, torch.float64: 1e15}
+TINY = {torch.float16: 0.1, torch.bfloat16: 1e-20, torch.float32: 1e-20, torch.float64: 1e-20}
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Embeddings `[n, d]` that require a gradient, and labels `[n]`."""
+
+    embeddings: Tensor
+    labels: Tensor
+
+    def __repr__(self) -> str:
+        return f"Batch({self.embeddings.tolist()}, {self.labels.tolist()}, {self.embeddings.dtype})"
+
+    def fresh(self) -> Tensor:
+        """The embeddings as a new leaf."""
+        return self.embeddings.detach().clone().requires_grad_()
+
+
+@st.composite
+def batches(
+    draw: st.DrawFn,
+    *,
+    dtypes: tuple[torch.dtype, ...] = (torch.float32, torch.float64),
+    max_size: int = 7,
+    min_dim: int = 1,
+    max_dim: int = 4,
+    rows: tuple[str, ...] = ROWS,
+    labellings: tuple[str, ...] = LABELLINGS,
+) -> Batch:
+    """At most `max_size` points, perhaps none: duplicates, antipodes, zero, huge and tiny vectors; one class, unique and ignored labels."""
+    dtype = draw(st.sampled_from(dtypes))
+    n, d = draw(st.integers(0, max_size)), draw(st.integers(min_dim, max_dim))
+    numbers = st.integers(-64, 64).map(lambda k: k / 32)
+    points: list[Tensor] = []
+    for _ in range(n):
+        kind = draw(st.sampled_from(rows))
+        other = points[draw(st.integers(0, len(points) - 1))] if points else torch.ones(d, dtype=torch.float64)
+        if kind in ("fresh", "huge", "tiny"):
+            point = torch.tensor(draw(st.lists(numbers, min_size=d, max_size=d)), dtype=torch.float64)
+            point = point * {"fresh": 1.0, "huge": HUGE[dtype], "tiny": TINY[dtype]}[kind]
+        else:
+            factor = {"copy": 1.0, "near": 1 + 1e-3, "scaled": 3.0, "antipode": -1.0, "zero": 0.0}[kind]
+            point = other * factor
+        points.append(point)
+    x = torch.stack(points) if points else torch.empty(0, d, dtype=torch.float64)
+    limit = 3 * HUGE[dtype]
+    labels = {
+        "few": st.lists(st.integers(0, 2), min_size=n, max_size=n),
+        "ignored": st.lists(st.integers(-2, 1), min_size=n, max_size=n),
+        "one class": st.just([7] * n),
+        "unique": st.permutations(range(n)),
+    }[draw(st.sampled_from(labellings))]
+    return Batch(x.clamp(-limit, limit).to(dtype).requires_grad_(), torch.tensor(list(draw(labels)), dtype=torch.int64))
+
+
+@st.composite
+def score_lists(
+    draw: st.DrawFn, domain: tuple[float, float], *, min_size: int = 0, max_size: int = 4, unique: bool = False
+) -> tuple[list[float], list[float]]:
+    """`(s_n, s_p)` of one anchor: the ends of the domain, repeats and empty sets among them."""
+    low, high = domain
+    number = st.floats(low, high, width=32, allow_subnormal=False) | st.sampled_from(
+        [low, high, (low + high) / 2, 0.75 * low + 0.25 * high]
+    )
+    lists = st.lists(number, min_size=min_size, max_size=max_size, unique=unique)
+    return draw(lists), draw(lists)
+
+
+def generic(seed: int, n: int = 8, d: int = 3, *, classes: int = 3, dtype: torch.dtype = torch.float64) -> Batch:
+    """A batch without any special case: every class occurs, no two points are near, no margin is met exactly."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(n, d, generator=generator, dtype=torch.float64).to(dtype)
+    return Batch(x.requires_grad_(), torch.arange(n) % classes)
