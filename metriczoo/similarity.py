@@ -115,7 +115,7 @@ def _squared_distances(a: Tensor, r: Tensor) -> Tensor:
 
 
 class _Differences(torch.autograd.Function):
-    """Squared distances from differences, for blocks with many near-duplicates. Its gradient, unlike that of `torch.cdist`, has one, too."""
+    """Squared distances from differences, for blocks with many near-duplicates. Unlike that of `torch.cdist` its gradient has one, too."""
 
     @staticmethod
     def forward(x: Tensor, y: Tensor) -> Tensor:
