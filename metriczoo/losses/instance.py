@@ -87,6 +87,7 @@ class NCELoss(Loss):
         self.register_buffer("log_z", torch.tensor(math.nan))  # NaN until the first call
         self.register_buffer("num_data", torch.tensor(1))
         self._estimated: bool | None = False  # None: to be read from the buffer
+        self._pairless = False  # whether no batch had a pair yet, so that any finite Z gives the loss 0 that is right
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(*args, **kwargs)
@@ -99,7 +100,7 @@ class NCELoss(Loss):
 
     def per_anchor(self, s_n: Scores, s_p: Scores) -> Tensor:
         """One number per anchor."""
-        log_z = self.log_z.nan_to_num()  # not estimated only while no batch had a pair; anchors without one are left out
+        log_z = self.log_z.nan_to_num() if self._pairless else self.log_z
         return F.nce(s_n, s_p, log_z=log_z, num_data=self.num_data, temperature=self.temperature, proximal=self.proximal)
 
     def _meet(self, anchors: Tensor, labels: Tensor, references: Any, ids: Tensor | None) -> tuple[Columns, Tensor, Tensor | None]:
@@ -114,6 +115,7 @@ class NCELoss(Loss):
             _, prepared, compared = met
             num_data = len(references) if isinstance(references, MemoryBank) else len(prepared if compared is None else compared)
             self._estimate(*met, num_data=num_data)
+            self._pairless = not self._estimated
         return met
 
     def _draw(self, anchors: Tensor, rows: Tensor, bank: MemoryBank) -> tuple[Columns, Tensor, Tensor | None]:
