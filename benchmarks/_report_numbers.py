@@ -1,0 +1,177 @@
+"""The numbers of a report: the table of results, and what describes the benchmark as a whole."""
+
+from __future__ import annotations
+
+import html
+import math
+import numbers
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["BASELINES", "Row", "header", "rows_of", "table", "text_of"]
+
+BASELINES = ("untrained", "raw")
+_COLUMNS = {
+    "recall@1": "Recall@1",
+    "recall@2": "Recall@2",
+    "recall@4": "Recall@4",
+    "recall@8": "Recall@8",
+    "map@r": "MAP@R",
+    "r_precision": "R-precision",
+    "nmi": "NMI",
+    "ami": "AMI",
+}
+_OF_A_RUN = {"records", "dataset", "loss", "seed", "seconds", "hyper_parameters", *_COLUMNS}  # not facts about the whole
+_SHORT = 24  # characters of a fact that shares its line with others
+_LONGEST_LIST = 12  # longer ones, such as curves, are no facts
+
+Record = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Row:
+    """What all seeds of a loss add up to, by name of the metric; NaN where no seed has a value."""
+
+    name: str
+    seeds: int
+    mean: dict[str, float]
+    spread: dict[str, float]  # standard deviation over seeds; NaN of a single one
+    complete: dict[str, bool]  # whether every seed has a value
+
+
+def rows_of(records: Iterable[Record]) -> list[Row]:
+    """Losses by Recall@1, best first, then the baselines."""
+    by_loss: dict[str, list[Record]] = {}
+    for record in records:
+        by_loss.setdefault(str(record["loss"]), []).append(record)
+    return sorted((_row(name, of_loss) for name, of_loss in by_loss.items()), key=_place)
+
+
+def _row(name: str, records: Sequence[Record]) -> Row:
+    known = {key: [v for v in (_number(r.get(key)) for r in records) if not math.isnan(v)] for key in (*_COLUMNS, "seconds")}
+    return Row(
+        name,
+        len(records),
+        {key: statistics.fmean(values) if values else math.nan for key, values in known.items()},
+        {key: statistics.stdev(values) if len(values) > 1 else math.nan for key, values in known.items()},
+        {key: len(values) == len(records) for key, values in known.items()},
+    )
+
+
+def _place(row: Row) -> tuple[int, float]:
+    recall = row.mean["recall@1"]
+    return BASELINES.index(row.name) + 1 if row.name in BASELINES else 0, math.inf if math.isnan(recall) else -recall
+
+
+def _number(value: Any) -> float:
+    """NaN for whatever is not a finite number, such as the null of a JSON file."""
+    number = float(value) if isinstance(value, numbers.Real) and not isinstance(value, bool) else math.nan
+    return number if math.isfinite(number) else math.nan
+
+
+def table(rows: Sequence[Row]) -> str:
+    """The section with the table."""
+    if not rows:
+        return '<section id="results"><h2>Results</h2><p class="missing">No run has ended yet.</p></section>'
+    best = {key: _best(row.mean[key] for row in rows) for key in _COLUMNS}
+    best = {key: value for key, value in best.items() if not math.isnan(value)}
+    heads = "".join(f'<th scope="col">{name}</th>' for name in ("Loss", *(_COLUMNS[key] for key in best), "Seconds", "Seeds"))
+    groups = [[row for row in rows if (row.name in BASELINES) == baseline] for baseline in (False, True)]
+    bodies = "".join(f"<tbody>{''.join(_line(row, best) for row in group)}</tbody>" for group in groups if group)
+    return f"""<section id="results"><h2>Results</h2>
+<div class="scroll"><table><thead><tr>{heads}</tr></thead>{bodies}</table></div>
+<p class="note">{_notes(rows)}</p></section>"""
+
+
+_NOTHING = "<td>&ndash;</td>"
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f}"
+
+
+def _best(values: Iterable[float]) -> float:
+    """The largest one that is known, as it is printed, so that equal prints are equally good."""
+    known = [float(_percent(value)) for value in values if not math.isnan(value)]
+    return max(known, default=math.nan)
+
+
+def _line(row: Row, best: Mapping[str, float]) -> str:
+    cells = "".join(_cell(row, key, highest) for key, highest in best.items())
+    seconds = row.mean["seconds"]
+    cells += (_NOTHING if math.isnan(seconds) else f"<td>{seconds:.1f}</td>") + f"<td>{row.seeds}</td>"
+    return f'<tr><th scope="row">{html.escape(row.name)}</th>{cells}</tr>\n'
+
+
+def _cell(row: Row, key: str, highest: float) -> str:
+    if math.isnan(row.mean[key]):
+        return _NOTHING
+    mean = _percent(row.mean[key])
+    text = f"<b>{mean}</b>" if float(mean) == highest else mean
+    spread = "" if math.isnan(row.spread[key]) else f" <small>± {_percent(row.spread[key])}</small>"
+    bar = f' class="bar" style="--share:{mean}"' if key == "recall@1" else ""
+    return f"<td{bar}>{text}{spread}{'' if row.complete[key] else '†'}</td>"
+
+
+def _notes(rows: Sequence[Row]) -> str:
+    spread = "mean ± standard deviation over seeds" if any(row.seeds > 1 for row in rows) else "of one seed"
+    notes = [
+        f"Percent, {spread}, on classes that training never saw. The best value of each column is bold.",
+        "Recall@K is the share of queries with a point of their class among the K nearest.",
+        "NMI is high by chance where classes are many; AMI is corrected for it.",
+    ]
+    if any(row.name in BASELINES for row in rows):
+        notes.append("<i>untrained</i>: the encoder before training; <i>raw</i>: features without an encoder.")
+    if any(not row.complete[key] and not math.isnan(row.mean[key]) for row in rows for key in _COLUMNS):
+        notes.append("†: not every seed has a value.")
+    return " ".join(notes)
+
+
+def header(title: str, results: Mapping[str, Any], rows: Sequence[Row]) -> str:
+    """The top of the page: what was measured, the result in a sentence, and the facts."""
+    facts = "".join(_fact(name, text) for name, text in sorted(_facts(results).items(), key=lambda fact: len(fact[1]) > _SHORT))
+    return f"""<header><p class="kicker">metriczoo retrieval benchmark</p>
+<h1>{html.escape(title)}</h1>
+{_lead(rows)}{f'<dl class="facts">{facts}</dl>' if facts else ""}</header>"""
+
+
+def _fact(name: str, text: str) -> str:
+    wide = ' class="wide"' if len(text) > _SHORT else ""
+    return f"<div{wide}><dt>{html.escape(name)}</dt><dd>{html.escape(text)}</dd></div>"
+
+
+def _lead(rows: Sequence[Row]) -> str:
+    trained = [row for row in rows if row.name not in BASELINES and not math.isnan(row.mean["recall@1"])]
+    if not trained:
+        return ""
+    recall = trained[0].mean["recall@1"]
+    above = 100 * (recall - next((row.mean["recall@1"] for row in rows if row.name == "raw"), math.nan))
+    than_raw = "" if math.isnan(above) else f", {abs(above):.1f} points {'above' if above >= 0 else 'below'} the raw features"
+    return f'<p class="lead">Highest Recall@1: <strong>{html.escape(trained[0].name)}</strong> with {_percent(recall)} %{than_raw}.</p>\n'
+
+
+def _facts(results: Mapping[str, Any]) -> dict[str, str]:
+    """Whatever stands beside the records, and whatever all trained records agree on."""
+    records = list(results.get("records", ()))
+    trained = [record for record in records if record["loss"] not in BASELINES] or records
+    first = trained[0] if trained else {}
+    # A number that baselines do not share is a result, not a setting, even where it stands alone.
+    common = {k: v for k, v in first.items() if all(record.get(k) == v for record in (records if isinstance(v, float) else trained))}
+    facts = {key: text_of(value) for key, value in {**common, **results}.items() if key not in _OF_A_RUN}
+    facts.setdefault("seeds", text_of(sorted({record["seed"] for record in trained if "seed" in record})))
+    return {key.replace("_", " "): text for key, text in facts.items() if text}
+
+
+def text_of(value: Any) -> str:
+    """A value of a JSON file in words."""
+    if isinstance(value, Mapping):
+        return " · ".join(f"{str(key).replace('_', ' ')} {_text}" for key, part in value.items() if (_text := text_of(part)))
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(text_of, value)) if len(value) <= _LONGEST_LIST else ""
+    if value is None or isinstance(value, bool):
+        return {None: "", True: "yes", False: "no"}[value]
+    if isinstance(value, int):
+        return f"{value:,}" if abs(value) >= 10_000 else str(value)
+    return f"{value:.6g}" if isinstance(value, float) else str(value)

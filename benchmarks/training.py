@@ -1,0 +1,141 @@
+"""Training of an encoder with one loss, epoch by epoch."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from benchmarks.backbones import Encoder
+from benchmarks.images import Augmentation, Square
+from benchmarks.losses import Objective
+from metriczoo.data import PKSampler
+
+__all__ = ["Recipe", "Training"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train, whatever the loss."""
+
+    epochs: int
+    steps: int  # of all epochs, unless the last one is cut short
+    batch_classes: int
+    batch_samples: int
+    image_size: int
+    augmentation: Augmentation
+    backbone_rate: float  # learning rates at the start
+    head_rate: float
+
+
+class Training:
+    """Adam, with learning rates that fall to 0 along a cosine. Between epochs, `state_dict` holds all it needs to go on.
+
+    Args:
+        encoder: what is trained.
+        objective: with which loss.
+        images: on which images.
+        labels: their classes.
+        recipe: how.
+        seed: of batches and distortions.
+        device: where.
+        workers: processes that read images beside the main one.
+
+    Attributes:
+        losses: the loss of each step done.
+        epoch: epochs done.
+        seconds: that they took.
+        hyper_parameters: for the record.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        objective: Objective,
+        images: Square,
+        labels: NDArray[np.int64],
+        recipe: Recipe,
+        *,
+        seed: int,
+        device: torch.device,
+        workers: int = 0,
+    ) -> None:
+        self.encoder, self.objective = encoder.to(device), objective.to(device)
+        self.recipe, self.seed, self.device = recipe, seed, device
+        p, k = recipe.batch_classes, recipe.batch_samples
+        if not objective.sees_labels:  # not even in its batches: every image is a class of its own
+            labels, p, k = np.arange(len(labels)), p * k, 1
+        self.sampler = PKSampler(labels, p, k, seed=seed)
+        self.loader = DataLoader(images, batch_sampler=self.sampler, num_workers=workers, generator=torch.Generator())
+        preset = objective.preset
+        backbone_rate, head_rate = recipe.backbone_rate * preset.rate, recipe.head_rate * preset.rate
+        rates = {"backbone_rate": backbone_rate, "head_rate": head_rate, "proxy_rate": head_rate * preset.proxy_rate}
+        parts = zip((encoder.net, encoder.head, objective), rates.values(), strict=True)
+        self.optimizer = torch.optim.Adam([{"params": list(part.parameters()), "rate": rate} for part, rate in parts])
+        self.losses: list[float] = []
+        self.epoch, self.seconds = 0, 0.0
+        self.hyper_parameters = {**objective.hyper_parameters, **asdict(recipe), **rates}
+
+    @property
+    def done(self) -> bool:
+        """Whether all steps are done."""
+        return len(self.losses) >= self.recipe.steps
+
+    def train_epoch(self, advance: Callable[[float], None]) -> None:
+        """Train for an epoch, or for what is left, and call `advance(loss)` after each step."""
+        start = time.perf_counter()
+        self.encoder.train()
+        self.sampler.set_epoch(self.epoch)
+        for images, labels, ids in self.loader:
+            self.losses.append(self._step(images.to(self.device), labels.to(self.device), ids.to(self.device)))
+            advance(self.losses[-1])
+            if self.done:
+                break
+        self.epoch += 1
+        self.seconds += time.perf_counter() - start
+
+    def _step(self, images: Tensor, labels: Tensor, ids: Tensor) -> float:
+        step = len(self.losses)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["rate"] * (1 + math.cos(math.pi * step / self.recipe.steps)) / 2
+        # Distortions depend on nothing but the seed and the step, so that a resumed run sees the same.
+        generator = torch.Generator().manual_seed(int(np.random.SeedSequence([self.seed, step]).generate_state(1)[0]))
+        embeddings = self.encoder(self.recipe.augmentation(images, self.recipe.image_size, generator))
+        loss = self.objective(embeddings, labels, ids)
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        self.objective.remember(embeddings.detach(), labels, ids)
+        value: float = loss.item()
+        return value
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the rest of the training depends on."""
+        return {
+            "encoder": self.encoder.state_dict(),
+            "objective": self.objective.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "losses": self.losses,
+            "epoch": self.epoch,
+            "seconds": self.seconds,
+            "random": torch.get_rng_state(),
+            "random_on_device": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from `state`."""
+        self.encoder.load_state_dict(state["encoder"])
+        self.objective.load_state_dict(state["objective"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.losses, self.epoch, self.seconds = list(state["losses"]), state["epoch"], state["seconds"]
+        torch.set_rng_state(state["random"])
+        if self.device.type == "cuda":
+            torch.cuda.set_rng_state(state["random_on_device"], self.device)
