@@ -45,8 +45,9 @@ class Experiment:
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options, self.device = options, torch.device(options.device)
+        subsets = {"missing": "skip"} if options.dataset in ("cub", "cars") else {}  # a full index beside a part of the images will do
         self.train, self.test = (
-            load(options.dataset, options.root, split, train_classes=options.train_classes) for split in ("train", "test")
+            load(options.dataset, options.root, split, train_classes=options.train_classes, **subsets) for split in ("train", "test")
         )
         defaults = defaults_of(options.dataset)
         side = options.image_size + 2 * round(options.image_size * defaults.margin / 2)
@@ -116,6 +117,7 @@ class Experiment:
             seconds: of training.
         """
         images = {"train_images": len(self.train), "test_images": len(self.test)}
+        images["missing_images"] = getattr(self.train, "skipped", 0)
         classes = {"train_classes": self.train.num_classes, "test_classes": self.test.num_classes}
         return {
             "dataset": self.options.dataset,
