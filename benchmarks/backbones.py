@@ -139,9 +139,9 @@ def _timm(name: str, pretrained: bool) -> Backbone:
 
 
 def _expected(name: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.4)
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
     hint = f" Did you mean {near[0]!r}?" if near else ""
-    return f"Expected --backbone to be {' or '.join(BUILT_IN)} or a model of timm, but got {name!r}.{hint}"
+    return f"Expected --backbone to be {', '.join(BUILT_IN)} or a model of timm, but got {name!r}.{hint}"
 
 
 BUILT_IN: dict[str, Callable[[int, bool], Backbone]] = {"convnet": _convnet, "efficientnet_lite0": _efficientnet_lite0}

@@ -33,6 +33,7 @@ class Experiment:
 
     Attributes:
         train: the training data; `test` are the test data, of other classes.
+        missing: number of listed images without a file, in either.
         train_images: the training data as tensors; `test_images` are the test data as tensors.
         recipe: how to train.
         of_encoder: hyper-parameters of the encoder.
@@ -49,6 +50,7 @@ class Experiment:
         self.train, self.test = (
             load(options.dataset, options.root, split, train_classes=options.train_classes, **subsets) for split in ("train", "test")
         )
+        self.missing = getattr(self.train, "skipped", 0)
         defaults = defaults_of(options.dataset)
         side = options.image_size + 2 * round(options.image_size * defaults.margin / 2)
         self.train_images, self.test_images = Square(self.train, side), Square(self.test, side)
@@ -117,7 +119,7 @@ class Experiment:
             seconds: of training.
         """
         images = {"train_images": len(self.train), "test_images": len(self.test)}
-        images["missing_images"] = getattr(self.train, "skipped", 0)
+        images["missing_images"] = self.missing
         classes = {"train_classes": self.train.num_classes, "test_classes": self.test.num_classes}
         return {
             "dataset": self.options.dataset,

@@ -91,8 +91,13 @@ class Objective(nn.Module):
         miner = preset.miner if miner is None else miner
         self.loss = preset.loss(miner=MINERS[miner](), **stores, **preset.options)
         self.queue = EmbeddingQueue(memory_bank, embedding_dim) if memory_bank and preset.references == "batch" else None
-        remembered = {"bank": num_images, "batch": memory_bank}.get(preset.references)
-        self.hyper_parameters = {**preset.options, "miner": miner, "memory_bank": remembered}
+        self.hyper_parameters = {
+            **{name: getattr(self.loss, name) for name in self.loss.bounds},
+            **preset.options,
+            "similarity": type(self.loss.similarity).__name__,
+            "miner": miner,
+            "memory_bank": {"bank": num_images, "batch": memory_bank}.get(preset.references),
+        }
 
     def forward(self, embeddings: Tensor, labels: Tensor, ids: Tensor) -> Tensor:
         """The loss of a batch; `ids` are the positions of its images in the training data."""

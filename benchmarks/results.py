@@ -69,7 +69,7 @@ class Folder:
 
 
 def _replace(path: Path, write: Callable[[BinaryIO], Any]) -> None:
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    unfinished = path.with_name(f".{path.name}.part")  # of one name: what a kill leaves is overwritten
     try:
         with unfinished.open("wb") as file:
             write(file)

@@ -43,8 +43,8 @@ def _benchmark(options: argparse.Namespace, console: Console) -> None:
         experiment = Experiment(options)
     folder = open_folder(options.output, settings_of(options), resume=options.resume)
     console.print(f"{experiment.train!r}\n{experiment.test!r}\nResults go to {folder.path}", highlight=False, soft_wrap=True)
-    if missing := getattr(experiment.train, "skipped", 0):
-        console.print(f"{missing} images that the index lists are not there, and are left out.")
+    if experiment.missing:
+        console.print(f"{experiment.missing} images that the index lists are not there, and are left out.")
     unmoved = [loss for loss in options.losses if LOSSES[loss].references != "batch"]
     if options.memory_bank and unmoved:
         console.print(f"--memory-bank changes nothing for {', '.join(unmoved)}: it is for losses over pairs.")

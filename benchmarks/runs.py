@@ -53,18 +53,11 @@ def trained(
     Returns:
         The record, and what the report shows of the run.
     """
-    options, name = experiment.options, f"{loss}-seed{seed}"
+    name = f"{loss}-seed{seed}"
     state = folder.load(name)
-    encoder = experiment.encoder(seed)  # it sets the seed for the objective, too
-    objective = Objective(
-        loss,
-        num_classes=experiment.train.num_classes,
-        num_images=len(experiment.train),
-        embedding_dim=options.embedding_dim,
-        miner=options.miner,
-        memory_bank=options.memory_bank,
-    )
     if state is None or "record" not in state:
+        encoder = experiment.encoder(seed)  # it sets the seed for the objective, too
+        objective = _objective(experiment, loss)
         training = Training(
             encoder,
             objective,
@@ -73,16 +66,30 @@ def trained(
             experiment.recipe,
             seed=seed,
             device=experiment.device,
-            workers=options.workers,
+            workers=experiment.options.workers,
         )
         state = _finish(training, state, experiment, before, lambda state: folder.save(name, state), on_step)
         hyper_parameters = {**training.hyper_parameters, **experiment.of_encoder}
         state["record"] = experiment.record(loss, seed, state["embeddings"], hyper_parameters, training.seconds)
         folder.save(name, state)
+    else:
+        objective = _objective(experiment, loss)
+        objective.load_state_dict(state["objective"])
     folder.add(state["record"])
-    objective.load_state_dict(state["objective"])
     curves = {"loss": state["losses"], "recall@1": state["recalls"]}
     return state["record"], RunView(loss, seed, curves, state["embeddings"].numpy(), before.numpy(), objective.loss.cpu())
+
+
+def _objective(experiment: Experiment, loss: str) -> Objective:
+    options = experiment.options
+    return Objective(
+        loss,
+        num_classes=experiment.train.num_classes,
+        num_images=len(experiment.train),
+        embedding_dim=options.embedding_dim,
+        miner=options.miner,
+        memory_bank=options.memory_bank,
+    )
 
 
 def _finish(
