@@ -1,4 +1,4 @@
-"""Similarities: how two points are scored. Larger is always closer."""
+"""Products and Euclidean distances."""
 
 from __future__ import annotations
 

@@ -1,0 +1,184 @@
+"""Contrastive losses by softmax."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from metriczoo._checks import Bounds, check_choice
+from metriczoo.columns import Columns, Points, Relation, RelationColumns
+from metriczoo.functional.info_nce import SUPCON_FORMS, decoupled_contrastive, nt_xent, supcon, weighted_decoupled_contrastive
+from metriczoo.losses._coupled import CoupledLoss
+from metriczoo.losses._learned import LearnedPositive, value_of
+from metriczoo.losses.base import Loss
+from metriczoo.scores import Scores, Terms
+
+__all__ = ["DecoupledContrastiveLoss", "InfoNCELoss", "NTXentLoss", "SupConLoss", "WeightedDecoupledContrastiveLoss"]
+
+_POSITIVE = Bounds(0, open_low=True)
+
+
+class NTXentLoss(Loss):
+    """NT-Xent, also known as InfoNCE: `functional.nt_xent`.
+
+    For two views of n samples in one batch, label them `arange(n).repeat(2)`: this is SimCLR's loss (whose code adds up the means of the
+    two views, twice the mean here). For a queue of negatives, as in MoCo, give it as references beside the keys.
+
+    Args:
+        temperature: tau > 0.
+        symmetric: whether references are anchors, too, with the embeddings as their references: the form of CLIP, for a call
+            `loss(images, ids, (texts, ids))`. The anchors are then the embeddings and, after them, the references: that is the order of
+            reduction "none". Where the batch is compared with itself, both are the same.
+        learn_temperature: whether the temperature is a parameter, learned by its logarithm and kept above 0.01.
+        options: as of `Loss`. Reduction "mean" is over pairs (anchor, positive).
+
+    Example:
+        >>> import torch
+        >>> x = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.8, 0.6], [0.6, 0.8]])
+        >>> NTXentLoss(temperature=0.5)(x, [0, 1, 0, 1])
+        tensor(0.8707)
+
+    References:
+        Chen, Kornblith, Norouzi, Hinton. A Simple Framework for Contrastive Learning of Visual Representations. ICML 2020.
+        van den Oord, Li, Vinyals. Representation Learning with Contrastive Predictive Coding. 2018.
+        Radford et al. Learning Transferable Visual Models From Natural Language Supervision. ICML 2021 (symmetric, learned temperature).
+    """
+
+    temperature: float | Tensor | LearnedPositive
+
+    bounds: ClassVar = {"temperature": _POSITIVE}
+
+    def __init__(self, temperature: float = 0.1, *, symmetric: bool = False, learn_temperature: bool = False, **options: Any) -> None:
+        super().__init__(**options)
+        self._set(temperature=temperature)
+        self.symmetric = bool(symmetric)
+        if learn_temperature:
+            self.temperature = LearnedPositive(temperature, low=0.01, high=100.0)
+
+    def per_anchor(self, s_n: Scores, s_p: Scores) -> Terms:
+        """Terms over pairs (anchor, positive)."""
+        return nt_xent(s_n, s_p, temperature=value_of(self.temperature))
+
+    def _columns(self, anchors: Points, points: Points, prepared: Tensor, compared: Tensor | None) -> tuple[Columns, Tensor, Tensor | None]:
+        if not self.symmetric or compared is None:
+            return super()._columns(anchors, points, prepared, compared)
+        return _across(anchors, points, self.relation), torch.cat([prepared, compared.to(prepared.dtype)]), None
+
+
+def _across(x: Points, y: Points, relation: Relation | None) -> Columns:
+    """Points of two sides in one list, each compared with those of the other side only."""
+    labels = torch.cat([x.labels, y.labels])
+    ids = None if x.ids is None or y.ids is None else torch.cat([x.ids, y.ids])
+    places = torch.arange(len(labels), device=labels.device)
+
+    def related(i: Tensor, j: Tensor) -> tuple[Tensor, Tensor]:
+        negative, positive = RelationColumns(Points(labels[i]), Points(labels[j]), relation).masks(slice(0, len(i)))
+        across = (i < len(x.labels)).unsqueeze(1) != (j < len(x.labels))
+        return positive & across, negative & across
+
+    return RelationColumns(Points(places, ids), Points(places, ids), related)
+
+
+InfoNCELoss = NTXentLoss
+
+
+class SupConLoss(Loss):
+    """Supervised contrastive loss: `functional.supcon`.
+
+    Args:
+        temperature: tau > 0; 0.1 in the paper, 0.07 in its code.
+        form: `"out"`, the mean over positives outside of the logarithm, or `"in"`.
+        options: as of `Loss`. Reduction "mean" is over anchors that have a positive; the authors' code divides by all anchors, and
+            multiplies by temperature / 0.07.
+
+    Example:
+        >>> import torch
+        >>> x = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.8, 0.6], [0.6, 0.8]])
+        >>> SupConLoss(temperature=0.5)(x, [0, 1, 0, 1])
+        tensor(0.8707)
+
+    References:
+        Khosla et al. Supervised Contrastive Learning. NeurIPS 2020.
+    """
+
+    temperature: float | Tensor
+
+    needs_negatives = False
+    bounds: ClassVar = {"temperature": _POSITIVE}
+
+    def __init__(self, temperature: float = 0.1, *, form: str = "out", **options: Any) -> None:
+        super().__init__(**options)
+        self._set(temperature=temperature)
+        self.form = check_choice("form", form, SUPCON_FORMS)
+
+    def per_anchor(self, s_n: Scores, s_p: Scores) -> Tensor:
+        """One number per anchor."""
+        return supcon(s_n, s_p, temperature=self.temperature, form=self.form)
+
+
+class DecoupledContrastiveLoss(Loss):
+    """Decoupled contrastive loss (DCL): `functional.decoupled_contrastive`.
+
+    For two views of n samples in one batch, label them `arange(n).repeat(2)`.
+
+    Args:
+        temperature: tau > 0.
+        options: as of `Loss`. Reduction "mean" is over pairs (anchor, positive); the code of the paper adds up the means of two views.
+
+    Example:
+        >>> import torch
+        >>> x = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.8, 0.6], [0.6, 0.8]])
+        >>> DecoupledContrastiveLoss(temperature=0.5)(x, [0, 1, 0, 1])
+        tensor(0.2899)
+
+    References:
+        Yeh, Hong, Hsu, Liu, Chen, LeCun. Decoupled Contrastive Learning. ECCV 2022.
+    """
+
+    temperature: float | Tensor
+
+    bounds: ClassVar = {"temperature": _POSITIVE}
+
+    def __init__(self, temperature: float = 0.1, **options: Any) -> None:
+        super().__init__(**options)
+        self._set(temperature=temperature)
+
+    def per_anchor(self, s_n: Scores, s_p: Scores) -> Terms:
+        """Terms over pairs (anchor, positive)."""
+        return decoupled_contrastive(s_n, s_p, temperature=self.temperature)
+
+
+class WeightedDecoupledContrastiveLoss(CoupledLoss):
+    """Decoupled contrastive loss with weighted positives (DCLW): `functional.weighted_decoupled_contrastive`.
+
+    The weights are relative to all positive pairs of the batch: it couples anchors and runs dense.
+
+    Args:
+        temperature: tau > 0.
+        weight_temperature: sigma > 0, how sharply the weights fall with the similarity.
+        options: as of `Loss`. Reduction "mean" is over pairs (anchor, positive).
+
+    Example:
+        >>> import torch
+        >>> x = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.8, 0.6], [0.0, 1.0]])
+        >>> WeightedDecoupledContrastiveLoss(temperature=0.5)(x, [0, 1, 0, 1])
+        tensor(-0.3823)
+
+    References:
+        Yeh, Hong, Hsu, Liu, Chen, LeCun. Decoupled Contrastive Learning. ECCV 2022.
+    """
+
+    temperature: float | Tensor
+    weight_temperature: float | Tensor
+
+    bounds: ClassVar = {"temperature": _POSITIVE, "weight_temperature": _POSITIVE}
+
+    def __init__(self, temperature: float = 0.1, *, weight_temperature: float = 0.5, **options: Any) -> None:
+        super().__init__(**options)
+        self._set(temperature=temperature, weight_temperature=weight_temperature)
+
+    def per_anchor(self, s_n: Scores, s_p: Scores) -> Terms:
+        """Terms over pairs (anchor, positive)."""
+        return weighted_decoupled_contrastive(s_n, s_p, temperature=self.temperature, weight_temperature=self.weight_temperature)
