@@ -165,6 +165,17 @@ def test_draws_follow_the_generator_alone(make) -> None:  # type: ignore[no-unty
     torch.testing.assert_close(values(8 * 25 * 3), whole)
 
 
+def test_plain_scores_are_drawn_by_the_generator_too() -> None:
+    s_n, s_p = torch.linspace(-0.5, 0.85, 40).repeat(4, 1), torch.full((4, 3), 0.9)
+    for make in (
+        lambda seed: miners.DistanceWeightedMiner(embedding_dim=8, generator=torch.Generator().manual_seed(seed)),
+        lambda seed: miners.SemiHardMiner(0.9, select="random", generator=torch.Generator().manual_seed(seed)),
+    ):
+        first, again, other = (make(seed)(s_n, s_p)[0].value for seed in (1, 1, 2))
+        assert torch.equal(first, again)
+        assert not torch.equal(first, other)
+
+
 def test_a_resumed_miner_draws_the_same() -> None:
     x, labels = torch.randn(24, 6, generator=torch.Generator().manual_seed(0)), torch.arange(24) % 6
     loss = losses.TripletMarginLoss(miner=miners.DistanceWeightedMiner(generator=torch.Generator().manual_seed(5)))

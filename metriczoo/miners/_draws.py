@@ -11,11 +11,9 @@ from metriczoo.scores import Block, Scores
 __all__ = ["uniform"]
 
 
-def uniform(scores: Scores, seed: Tensor | None) -> Tensor:
+def uniform(scores: Scores, seed: Tensor) -> Tensor:
     """`[b, n]` float64: for each cell a number in [0, 1) that only the seed, the anchor and the reference determine."""
     value, block = scores.value, scores.block
-    if seed is None:
-        seed = torch.randint(2**62, (), device=value.device)
     rows = block.rows if isinstance(block, Block) else torch.arange(value.shape[0], device=value.device)
     columns = scores.columns if scores.columns is not None else torch.arange(value.shape[1], device=value.device)
     bits = split_mix(split_mix(split_mix(seed) ^ rows).unsqueeze(1) ^ columns)

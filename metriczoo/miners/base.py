@@ -46,6 +46,14 @@ class Miner(nn.Module):
         where = device if self.generator is None else self.generator.device
         return torch.randint(2**62, (), generator=self.generator, device=where).to(device)
 
+    def seed_of(self, scores: Scores) -> Tensor:
+        """The seed of the call of a loss that made `scores`; a fresh one for scores that come from elsewhere."""
+        seed = None if scores.block is None else scores.block.seed
+        if seed is None:
+            seed = self.draw_seed(scores.value.device)
+        assert seed is not None
+        return seed
+
     def get_extra_state(self) -> Any:
         """The state of the generator, so that a resumed run draws the same."""
         return None if self.generator is None else self.generator.get_state()

@@ -87,9 +87,7 @@ class DistanceWeightedMiner(Miner):
             found = largest > -math.inf
             ladder = (log_weight - torch.where(found, largest, 0.0)).exp().double().cumsum(1)
             top = ladder[:, -1:]
-            at = torch.minimum(
-                uniform(s_p, None if s_p.block is None else s_p.block.seed) * top, torch.nextafter(top, torch.zeros_like(top))
-            )
+            at = torch.minimum(uniform(s_p, self.seed_of(s_p)) * top, torch.nextafter(top, torch.zeros_like(top)))
             # `right`: a step of height 0 is never landed on. A ladder without height has no step at all.
             cells = torch.searchsorted(ladder, at, right=True).clamp(max=ladder.shape[1] - 1)
         return grouped(s_n, s_p, cells, found.expand_as(cells))

@@ -82,8 +82,8 @@ class SemiHardMiner(Miner):
     def _random(self, s_n: Scores, s_p: Scores) -> tuple[Tensor, Tensor]:
         """The largest of random keys among the semi-hard negatives; turned for each positive, so that they share no preference."""
         negatives = s_n.fill(-math.inf)
-        keys = uniform(s_n, None if s_n.block is None else s_n.block.seed)
-        turns = uniform(s_p, None if s_p.block is None else s_p.block.seed)
+        seed = self.seed_of(s_n)
+        keys, turns = uniform(s_n, seed), uniform(s_p, ~seed)
         chosen = []
         for p, turn in zip(s_p.value.split(1, dim=1), turns.split(1, dim=1), strict=True):
             semi_hard = (negatives < p) & (negatives > p - self.margin)

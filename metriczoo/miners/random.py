@@ -44,7 +44,7 @@ class RandomMiner(Miner):
             return _nothing(s_n, s_p)
         with torch.no_grad():
             count = s_n.count().unsqueeze(1)
-            draws = uniform(s_p, self.draw_seed(s_p.value.device) if s_p.block is None else s_p.block.seed)
+            draws = uniform(s_p, self.seed_of(s_p))
             at = torch.minimum((draws * count).long(), (count - 1).clamp(min=0))  # which of the negatives, from 0 on
             cells = torch.searchsorted(s_n.mask.cumsum(1), at, right=True).clamp(max=s_n.value.shape[1] - 1)
         return grouped(s_n, s_p, cells, (count > 0).expand_as(cells))
