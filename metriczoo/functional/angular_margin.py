@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import softplus
 
 from metriczoo._checks import check_choice
 from metriczoo.functional._angles import GRADIENTS, add_angle, column, with_margin
 from metriczoo.functional._classes import max_by_class
+from metriczoo.functional._softplus import softplus
 from metriczoo.functional.unified import unified
 from metriczoo.scores import Scores, as_scores
 

@@ -59,7 +59,7 @@ def dynamic_soft_margin(s_n: Tensor | Scores, s_p: Tensor | Scores, *, histogram
         s_n: `[b, n]`, negated distances of unit vectors to references of other classes.
         s_p: `[b, p]`, negated distances of unit vectors to references of the anchor's class.
         histogram: `[R]`, of x on R nodes from -limit to limit, in any unit; see `difference_histogram`.
-        limit: the largest |x| that can be: 2 for unit vectors.
+        limit: the largest absolute value that can be: 2 for unit vectors.
 
     Returns:
         `Terms` over pairs (anchor, positive), of either sign. Anchors without negatives have none.

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import softplus
 
 from metriczoo.functional._classes import softmax_mean, softmax_mean_by_class
+from metriczoo.functional._softplus import softplus
 from metriczoo.functional.unified import unified
 from metriczoo.scores import Scores, Terms, as_scores
 

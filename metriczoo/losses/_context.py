@@ -80,15 +80,15 @@ class ContextLoss(Loss):
         references = self.proxies if references is None else references
         columns, prepared, compared = super()._meet(anchors, labels, references, ids)
         assert isinstance(columns, _ContextColumns)
-        compared = prepared if compared is None else compared
-        numbers = self.numbers(Call(anchors, labels, references, columns.columns, prepared, compared))
+        among = prepared if compared is None else compared
+        numbers = self.numbers(Call(anchors, labels, references, columns.columns, prepared, among))
         if not (numbers or self.needs_references or self.needs_classes):
             return columns.columns, prepared, compared
         if self.needs_classes:
             columns.classes = _classes(columns.labels, references)
         columns.num_numbers = len(numbers)
         prepared = torch.cat([prepared, *(number.to(prepared.dtype).expand(len(prepared)).unsqueeze(1) for number in numbers)], dim=1)
-        return columns, prepared, compared
+        return columns, prepared, among
 
 
 def proxy_options(

@@ -65,6 +65,8 @@ class _ArcFace(ContextLoss):
         if not self.margin_per_class:
             return []
         assert isinstance(self.margin, Tensor)
+        if call.labels.dim() != 1:
+            raise ValueError(f"Expected `labels` of shape [n], since classes have margins of their own, but got {describe(call.labels)}.")
         if len(call.labels) and checking(call.labels) and int(call.labels.max()) >= len(self.margin):
             raise ValueError(
                 f"Expected `labels` to be less than {len(self.margin)}, the length of `margin`, but got {int(call.labels.max())}."

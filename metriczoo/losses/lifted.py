@@ -23,7 +23,7 @@ class LiftedStructureLoss(Loss):
     Args:
         margin: m >= 0, a distance.
         options: as of `Loss`. Reduction "mean" is over pairs (anchor, positive); in a batch compared with itself, where each pair comes
-            twice, that is the paper's 1 / (2 |P|) times the sum over pairs.
+            twice, that is the paper's half of the mean, 1 / (2P) times the sum over pairs.
 
     Example:
         >>> import torch

@@ -16,7 +16,7 @@ __all__ = ["NegativeLp", "Poincare", "SignalToNoise"]
 
 
 class NegativeLp(Similarity):
-    r"""Negated Lp distance, in (-inf, 0]: \(s = -\bigl(\sum_k |x_k - y_k|^p\bigr)^{1/p}\). Near-duplicates are exact.
+    r"""Negated Lp distance, in (-inf, 0]: :math:`s = -\|x - y\|_p`. Near-duplicates are exact.
 
     No array of all differences is made, but for second derivatives. The gradient between two equal points is 0.
 
@@ -139,7 +139,7 @@ class SignalToNoise(NegativeSquaredEuclidean):
         return torch.cat([super().prepare(unit(centred)), log_length], dim=-1)
 
     def score(self, a: Tensor, r: Tensor) -> Tensor:
-        """Var(x - y) / Var(x) = (1 - q)^2 + q |u - v|^2 for directions u, v and the ratio q of lengths."""
+        """Var(x - y) / Var(x) = (1 - q)^2 + q d(u, v)^2 for directions u, v and the ratio q of lengths."""
         log_ratio = (r[..., -1:].mT - a[..., -1:]).clamp(-_LARGEST_LOG_RATIO, _LARGEST_LOG_RATIO)
         apart = super().score(a[..., :-1], r[..., :-1])
         return torch.where(a[..., -2:-1] > 0, log_ratio.exp() * apart - log_ratio.expm1().square(), 0.0)
@@ -197,7 +197,7 @@ class Poincare(NegativeSquaredEuclidean):
         return torch.cat([super().prepare(unit(x)), far], dim=-1)
 
     def score(self, a: Tensor, r: Tensor) -> Tensor:
-        """By the law of cosines, in a form that cancels nothing: sinh^2(d / 2) = sinh^2((p - q) / 2) + sinh p sinh q |u - v|^2 / 4."""
+        """By the law of cosines, in a form that cancels nothing: sinh^2(d / 2) = sinh^2((p - q) / 2) + sinh p sinh q d(u, v)^2 / 4."""
         p, q = a[..., -1:], r[..., -1:].mT
         apart = -super().score(a[..., :-1], r[..., :-1])
         square = ((p - q) / 2).sinh().square() + p.sinh() * q.sinh() * apart / 4

@@ -88,11 +88,12 @@ class Centers(BufferStore):
         points = points.to(torch.promote_types(points.dtype, torch.promote_types(self.embeddings.dtype, torch.float32)))
         labels = self.check_labels(labels, length=len(points))
         self._finite("embeddings", points)
-        rows = torch.where(labels < 0, self.size, labels)  # a spare row for those that are ignored
-        count = points.new_zeros(self.size + 1).index_add_(0, rows, torch.ones_like(points[:, 0]))
-        total = points.new_zeros(self.size + 1, self.embedding_dim).index_add_(0, rows, points)
-        old, n = self.embeddings.to(points.dtype), count[:-1].unsqueeze(1)
-        self.embeddings.copy_(old - self.rate * (n * old - total[:-1]) / (1 + n))
+        known = labels >= 0
+        classes, row = labels[known].unique(return_inverse=True)  # other centres are not touched, however many there are
+        count = points.new_zeros(len(classes)).index_add_(0, row, points.new_ones(len(row))).unsqueeze(1)
+        total = points.new_zeros(len(classes), self.embedding_dim).index_add_(0, row, points[known])
+        old = self.embeddings[classes].to(points.dtype)
+        self.embeddings.index_copy_(0, classes, (old - self.rate * (count * old - total) / (1 + count)).to(self.embeddings.dtype))
 
     def references(self) -> References:
         """All centres, labelled by their classes, as a view; their ids are -1."""
