@@ -404,9 +404,30 @@ def test_margin_of_mag_face_trains_the_norm_in_both_modes() -> None:
         assert slopes[1:].tolist() == [0, 0]
 
 
+def test_norms_are_constants_to_ada_face() -> None:
+    norms = torch.tensor([20.5], dtype=torch.float64, requires_grad=True)
+    value = F.ada_face(NEGATIVES, torch.full((1, 1), 0.5, dtype=torch.float64, requires_grad=True), norms, mean=20.0, std=1.0)
+    assert torch.autograd.grad(value.sum(), norms, allow_unused=True)[0] is None
+
+
+def test_hard_negatives_of_several_positives_are_those_beyond_the_farthest() -> None:
+    near, far, m, t = 0.9, 0.6, 0.5, 0.3
+    s_n = [0.1, 0.4, 0.7]
+    assert arc(far, m) < 0.4 < arc(near, m)
+    pushed = [v if v <= arc(far, m) else v * (t + v) for v in s_n]
+    expected = math.log1p(sum(math.exp(8 * (n - arc(p, m))) for n in pushed for p in (near, far)))
+    got = F.curricular_face(
+        torch.tensor([s_n], dtype=torch.float64), torch.tensor([[near, far]], dtype=torch.float64), t=t, margin=m, scale=8.0
+    )
+    assert math.isclose(got.item(), expected, rel_tol=1e-12)
+
+
 def test_class_size_margins() -> None:
     got = F.class_size_margins(torch.tensor([0, 1, 7, 1000]), factor=0.4, offset=0.1, power=0.5)
     torch.testing.assert_close(got, torch.tensor([0.5, 0.5, 0.1 + 0.4 / math.sqrt(7), 0.1 + 0.4 / math.sqrt(1000)]))
+    for name in ("factor", "offset", "power"):
+        with pytest.raises(ValueError, match=name):
+            F.class_size_margins([1, 2], **{name: -1.0})
 
 
 # ---- identities

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from metriczoo._checks import check_choice
+from metriczoo._checks import check_choice, check_number
 from metriczoo.functional._angles import GRADIENTS, add_angle, column, with_margin
 from metriczoo.functional._classes import max_by_class
 from metriczoo.functional._softplus import softplus
@@ -76,6 +75,9 @@ def class_size_margins(counts: Any, *, factor: float = 0.5, offset: float = 0.05
     Returns:
         `[C]`, float32: the `margin` of `ArcFaceLoss` or `SubCenterArcFaceLoss`.
 
+    Raises:
+        ValueError: for a negative number.
+
     Example:
         >>> class_size_margins([1, 16, 256])
         tensor([0.5500, 0.3000, 0.1750])
@@ -86,8 +88,9 @@ def class_size_margins(counts: Any, *, factor: float = 0.5, offset: float = 0.05
     References:
         Ha, Liu, Liu, Liao. Google Landmark Recognition 2020 Competition Third Place Solution. 2020.
     """
-    sizes = torch.as_tensor(np.asarray(counts), dtype=torch.float32).clamp(min=1)
-    return factor * sizes.pow(-power) + offset
+    numbers = {"factor": factor, "offset": offset, "power": power}
+    factor, offset, power = (check_number(name, value, low=0) for name, value in numbers.items())
+    return factor * torch.as_tensor(counts, dtype=torch.float32).clamp(min=1).pow(-power) + offset
 
 
 def sub_center_arc_face(
