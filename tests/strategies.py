@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-__all__ = ["LABELLINGS", "Batch", "batches", "generic", "score_lists"]
+from metriczoo import Scores
+
+__all__ = ["LABELLINGS", "Batch", "batches", "generic", "lists_of", "score_lists", "score_sets"]
 
 ROWS = ("fresh", "fresh", "fresh", "copy", "near", "scaled", "antipode", "zero", "huge", "tiny")
 LABELLINGS = ("few", "few", "one class", "unique", "ignored")
@@ -87,3 +90,24 @@ def generic(seed: int, n: int = 8, d: int = 3, *, classes: int = 3, dtype: torch
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(n, d, generator=generator, dtype=torch.float64).to(dtype)
     return Batch(x.requires_grad_(), torch.arange(n) % classes)
+
+
+_SCORE = st.integers(-8, 8).map(lambda i: i / 8)  # ties are common
+
+
+@st.composite
+def score_sets(draw: st.DrawFn) -> tuple[Scores, Scores]:
+    """Up to four anchors with up to six negatives and four positives, some masked."""
+    b, n, p = draw(st.integers(1, 4)), draw(st.integers(0, 6)), draw(st.integers(0, 4))
+
+    def scores(width: int) -> Scores:
+        value = torch.tensor(draw(st.lists(_SCORE, min_size=b * width, max_size=b * width)), dtype=torch.float64).reshape(b, width)
+        mask = torch.tensor(draw(st.lists(st.booleans(), min_size=b * width, max_size=b * width)), dtype=torch.bool).reshape(b, width)
+        return Scores(value, mask)
+
+    return scores(n), scores(p)
+
+
+def lists_of(scores: Scores) -> Iterator[list[float]]:
+    for value, mask in zip(scores.value, scores.mask, strict=True):
+        yield value[mask].tolist()

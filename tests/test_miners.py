@@ -3,64 +3,44 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from strategies import lists_of, score_sets
 from torch import Tensor
 
 from metriczoo import Scores, losses, miners
-
-_SCORE = st.integers(-8, 8).map(lambda i: i / 8)  # ties are common
-
-
-@st.composite
-def _sets(draw: st.DrawFn) -> tuple[Scores, Scores]:
-    """Up to four anchors with up to six negatives and four positives, some masked."""
-    b, n, p = draw(st.integers(1, 4)), draw(st.integers(0, 6)), draw(st.integers(0, 4))
-
-    def scores(width: int) -> Scores:
-        value = torch.tensor(draw(st.lists(_SCORE, min_size=b * width, max_size=b * width)), dtype=torch.float64).reshape(b, width)
-        mask = torch.tensor(draw(st.lists(st.booleans(), min_size=b * width, max_size=b * width)), dtype=torch.bool).reshape(b, width)
-        return Scores(value, mask)
-
-    return scores(n), scores(p)
-
-
-def _lists(scores: Scores) -> Iterator[list[float]]:
-    for value, mask in zip(scores.value, scores.mask, strict=True):
-        yield value[mask].tolist()
 
 
 def _groups(s_n: Scores, s_p: Scores, b: int) -> list[list[tuple[float, float]]]:
     """By anchor, the pairs (negative, positive) of the groups that a miner made."""
     found: list[list[tuple[float, float]]] = [[] for _ in range(b)]
     rows = s_n.value.shape[0]
-    for i, (n, p) in enumerate(zip(_lists(s_n), _lists(s_p), strict=True)):
+    for i, (n, p) in enumerate(zip(lists_of(s_n), lists_of(s_p), strict=True)):
         assert len(n) <= 1 and len(p) <= 1
         if n and p:
             found[i // (rows // b)].append((n[0], p[0]))
     return found
 
 
-@given(_sets())
+@given(score_sets())
 def test_hard(sets: tuple[Scores, Scores]) -> None:
     s_n, s_p = sets
     kept_n, kept_p = miners.HardMiner()(s_n, s_p)
     for before, after, extreme in [(s_n, kept_n, max), (s_p, kept_p, min)]:
-        for x, y in zip(_lists(before), _lists(after), strict=True):
+        for x, y in zip(lists_of(before), lists_of(after), strict=True):
             assert y == ([extreme(x)] if x else [])
 
 
-@given(_sets(), st.sampled_from([0.25, 0.5, 1.0]), st.booleans())
+@given(score_sets(), st.sampled_from([0.25, 0.5, 1.0]), st.booleans())
 def test_semi_hard(sets: tuple[Scores, Scores], margin: float, many: bool) -> None:
     s_n, s_p = sets
     if many:  # as many positives as take the other way of searching
         s_p = Scores(s_p.value.repeat(1, 6), s_p.mask.repeat(1, 6))
     groups = _groups(*miners.SemiHardMiner(margin)(s_n, s_p), len(s_n.value))
-    for negatives, positives, found in zip(_lists(s_n), _lists(s_p), groups, strict=True):
+    for negatives, positives, found in zip(lists_of(s_n), lists_of(s_p), groups, strict=True):
         expected = []
         for p in positives:
             band = [n for n in negatives if p - margin < n < p]
@@ -68,24 +48,24 @@ def test_semi_hard(sets: tuple[Scores, Scores], margin: float, many: bool) -> No
         assert sorted(found) == sorted(expected)
 
 
-@given(_sets(), st.integers(0, 99))
+@given(score_sets(), st.integers(0, 99))
 def test_semi_hard_at_random_stays_in_the_band(sets: tuple[Scores, Scores], seed: int) -> None:
     s_n, s_p = sets
     miner = miners.SemiHardMiner(0.5, select="random", generator=torch.Generator().manual_seed(seed))
     groups = _groups(*miner(s_n, s_p), len(s_n.value))
-    for negatives, positives, found in zip(_lists(s_n), _lists(s_p), groups, strict=True):
+    for negatives, positives, found in zip(lists_of(s_n), lists_of(s_p), groups, strict=True):
         eligible = [p for p in positives if any(p - 0.5 < n < p for n in negatives)]
         assert sorted(p for _, p in found) == sorted(eligible)
         assert all(p - 0.5 < n < p and n in negatives for n, p in found)
 
 
-@given(_sets(), st.booleans())
+@given(score_sets(), st.booleans())
 def test_priority(sets: tuple[Scores, Scores], many: bool) -> None:
     s_n, s_p = sets
     if many:
         s_p = Scores(s_p.value.repeat(1, 6), s_p.mask.repeat(1, 6))
     groups = _groups(*miners.PriorityMiner()(s_n, s_p), len(s_n.value))
-    for negatives, positives, found in zip(_lists(s_n), _lists(s_p), groups, strict=True):
+    for negatives, positives, found in zip(lists_of(s_n), lists_of(s_p), groups, strict=True):
         expected = []
         for p in positives if negatives else []:
             beyond = [n for n in negatives if n < p]
@@ -93,12 +73,12 @@ def test_priority(sets: tuple[Scores, Scores], many: bool) -> None:
         assert sorted(found) == sorted(expected)
 
 
-@given(_sets(), st.integers(0, 99))
+@given(score_sets(), st.integers(0, 99))
 def test_distance_weighted_keeps_every_anchor(sets: tuple[Scores, Scores], seed: int) -> None:
     s_n, s_p = sets
     miner = miners.DistanceWeightedMiner(embedding_dim=512, generator=torch.Generator().manual_seed(seed))
     groups = _groups(*miner(s_n, s_p), len(s_n.value))
-    for negatives, positives, found in zip(_lists(s_n), _lists(s_p), groups, strict=True):
+    for negatives, positives, found in zip(lists_of(s_n), lists_of(s_p), groups, strict=True):
         near = [n for n in negatives if math.sqrt(2 - 2 * n) < 1.4]
         assert sorted(p for _, p in found) == (sorted(positives) if negatives else [])
         assert all(n in (near or negatives) for n, _ in found)

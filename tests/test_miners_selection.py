@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from strategies import lists_of, score_sets
 from torch import Tensor
 
 from metriczoo import Scores, losses, miners
@@ -17,39 +18,19 @@ from metriczoo.miners.multi_similarity import MultiSimilarityMiner
 from metriczoo.miners.pair_margin import PairMarginMiner
 from metriczoo.miners.random import RandomMiner
 
-_SCORE = st.integers(-8, 8).map(lambda i: i / 8)  # ties are common
-
-
-@st.composite
-def _sets(draw: st.DrawFn) -> tuple[Scores, Scores]:
-    """Up to four anchors with up to six negatives and four positives, some masked."""
-    b, n, p = draw(st.integers(1, 4)), draw(st.integers(0, 6)), draw(st.integers(0, 4))
-
-    def scores(width: int) -> Scores:
-        value = torch.tensor(draw(st.lists(_SCORE, min_size=b * width, max_size=b * width)), dtype=torch.float64).reshape(b, width)
-        mask = torch.tensor(draw(st.lists(st.booleans(), min_size=b * width, max_size=b * width)), dtype=torch.bool).reshape(b, width)
-        return Scores(value, mask)
-
-    return scores(n), scores(p)
-
-
-def _lists(scores: Scores) -> Iterator[list[float]]:
-    for value, mask in zip(scores.value, scores.mask, strict=True):
-        yield value[mask].tolist()
-
 
 def _rows(sets: tuple[Scores, Scores], kept: tuple[Scores, Scores]) -> Iterator[tuple[list[float], ...]]:
-    yield from zip(*map(_lists, sets), *map(_lists, kept), strict=True)
+    yield from zip(*map(lists_of, sets), *map(lists_of, kept), strict=True)
 
 
-@given(_sets(), st.sampled_from([0.0, 0.125, 0.3]))
+@given(score_sets(), st.sampled_from([0.0, 0.125, 0.3]))
 def test_multi_similarity(sets: tuple[Scores, Scores], margin: float) -> None:
     for negatives, positives, kept_n, kept_p in _rows(sets, MultiSimilarityMiner(margin)(*sets)):
         assert kept_n == [n for n in negatives if positives and n + margin > min(positives)]
         assert kept_p == [p for p in positives if negatives and p - margin < max(negatives)]
 
 
-@given(_sets(), st.sampled_from(["hard", "semi-hard", "all"]))
+@given(score_sets(), st.sampled_from(["hard", "semi-hard", "all"]))
 def test_easy_positive(sets: tuple[Scores, Scores], choice: str) -> None:
     for negatives, positives, kept_n, kept_p in _rows(sets, EasyPositiveMiner(choice)(*sets)):
         assert kept_p == ([max(positives)] if positives else [])
@@ -58,25 +39,25 @@ def test_easy_positive(sets: tuple[Scores, Scores], choice: str) -> None:
         assert kept_n == expected[choice]
 
 
-@given(_sets())
+@given(score_sets())
 def test_pair_margin(sets: tuple[Scores, Scores]) -> None:
     for negatives, positives, kept_n, kept_p in _rows(sets, PairMarginMiner(positive_margin=0.25, negative_margin=-0.25)(*sets)):
         assert kept_n == [n for n in negatives if n > -0.25]
         assert kept_p == [p for p in positives if p < 0.25]
 
 
-@given(_sets(), st.integers(0, 99))
+@given(score_sets(), st.integers(0, 99))
 def test_random_draws_a_negative_for_each_positive(sets: tuple[Scores, Scores], seed: int) -> None:
     s_n, s_p = sets
     mined_n, mined_p = RandomMiner(generator=torch.Generator().manual_seed(seed))(s_n, s_p)
     b = len(s_n.value)
     groups = len(mined_p.value) // b
     found: list[list[float]] = [[] for _ in range(b)]
-    for i, (n, p) in enumerate(zip(_lists(mined_n), _lists(mined_p), strict=True)):
+    for i, (n, p) in enumerate(zip(lists_of(mined_n), lists_of(mined_p), strict=True)):
         if groups and n and p:
-            assert n[0] in list(_lists(s_n))[i // groups]
+            assert n[0] in list(lists_of(s_n))[i // groups]
             found[i // groups] += p
-    for negatives, positives, drawn in zip(_lists(s_n), _lists(s_p), found, strict=True):
+    for negatives, positives, drawn in zip(lists_of(s_n), lists_of(s_p), found, strict=True):
         assert sorted(drawn) == (sorted(positives) if negatives else [])
 
 
