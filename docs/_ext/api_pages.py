@@ -29,10 +29,16 @@ def _exports(module: ModuleType) -> list[str]:
     return [name for name in getattr(module, "__all__", ()) if not name.startswith("__")]
 
 
+def _inner_modules(module: ModuleType) -> list[ModuleType]:
+    """The modules in a package that it exports as such: their names are used as `package.module.name`."""
+    return [value for name in _exports(module) if inspect.ismodule(value := getattr(module, name, None))]
+
+
 def public_names(root: ModuleType) -> dict[str, list[str]]:
     """Module -> the names that get a page in it. Those of `root` are the ones that no module in it exports."""
     modules = _children(root)
-    names = {module.__name__: _exports(module) for module in modules}
+    modules += [inner for module in modules for inner in _inner_modules(module)]
+    names = {module.__name__: [n for n in _exports(module) if not inspect.ismodule(getattr(module, n, None))] for module in modules}
     elsewhere = {id(module) for module in modules} | {id(getattr(module, name, None)) for module in modules for name in _exports(module)}
     return {root.__name__: [name for name in _exports(root) if id(getattr(root, name, None)) not in elsewhere], **names}
 
@@ -51,7 +57,8 @@ def faults(root: ModuleType) -> Iterator[str]:
                 yield f"{path}.{name} is in __all__ but does not exist"
             elif (inspect.isclass(value) or inspect.isroutine(value)) and not value.__doc__:
                 yield f"{path}.{name} has no docstring"
-        for child in _children(module) if module is not root else ():
+        inner = _inner_modules(module)
+        for child in (child for child in _children(module) if module is not root and child not in inner):
             yield from (f"{child.__name__}.{name} is not in {path}.__all__" for name in sorted({*_exports(child)} - {*names}))
 
 

@@ -1,4 +1,4 @@
-"""Batches and scores for hypothesis: small, shrinkable, and biased to what breaks losses."""
+"""Hypothesis strategies for batches, references and scores: small, shrinkable, and biased to what breaks losses."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from metriczoo import Scores
+from metriczoo.references import References
+from metriczoo.scores import Scores
 
-__all__ = ["LABELLINGS", "Batch", "batches", "generic", "lists_of", "score_lists", "score_sets"]
+__all__ = ["LABELLINGS", "ROWS", "Batch", "batches", "generic", "lists_of", "references", "score_lists", "scores"]
 
 ROWS = ("fresh", "fresh", "fresh", "copy", "near", "scaled", "antipode", "zero", "huge", "tiny")
 LABELLINGS = ("few", "few", "one class", "unique", "ignored")
@@ -73,6 +74,15 @@ def batches(
 
 
 @st.composite
+def references(draw: st.DrawFn, embedding_dim: int, *, dtype: torch.dtype = torch.float64, max_size: int = 6) -> References:
+    """At most `max_size` references, perhaps none, as ugly as `batches`; ids -1 and a few that repeat."""
+    batch = draw(batches(dtypes=(dtype,), max_size=max_size, min_dim=embedding_dim, max_dim=embedding_dim))
+    n = len(batch.labels)
+    ids = draw(st.lists(st.integers(-1, 3), min_size=n, max_size=n))
+    return References(batch.fresh(), batch.labels, torch.tensor(ids, dtype=torch.int64))
+
+
+@st.composite
 def score_lists(
     draw: st.DrawFn, domain: tuple[float, float], *, min_size: int = 0, max_size: int = 4, unique: bool = False
 ) -> tuple[list[float], list[float]]:
@@ -96,18 +106,19 @@ _SCORE = st.integers(-8, 8).map(lambda i: i / 8)  # ties are common
 
 
 @st.composite
-def score_sets(draw: st.DrawFn) -> tuple[Scores, Scores]:
-    """Up to four anchors with up to six negatives and four positives, some masked."""
+def scores(draw: st.DrawFn) -> tuple[Scores, Scores]:
+    """`(s_n, s_p)`: up to four anchors with up to six negatives and four positives, some masked, many of them equal."""
     b, n, p = draw(st.integers(1, 4)), draw(st.integers(0, 6)), draw(st.integers(0, 4))
 
-    def scores(width: int) -> Scores:
+    def one(width: int) -> Scores:
         value = torch.tensor(draw(st.lists(_SCORE, min_size=b * width, max_size=b * width)), dtype=torch.float64).reshape(b, width)
         mask = torch.tensor(draw(st.lists(st.booleans(), min_size=b * width, max_size=b * width)), dtype=torch.bool).reshape(b, width)
         return Scores(value, mask)
 
-    return scores(n), scores(p)
+    return one(n), one(p)
 
 
 def lists_of(scores: Scores) -> Iterator[list[float]]:
+    """The scores that belong to the set of each anchor."""
     for value, mask in zip(scores.value, scores.mask, strict=True):
         yield value[mask].tolist()
