@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from metriczoo._checks import check_choice
+from metriczoo._checks import check_choice, check_flag
 from metriczoo.data._base import LabelledImages
 from metriczoo.data._files import read_image
 
@@ -58,7 +58,7 @@ class AnnotatedImages(LabelledImages):
         crop: bool = False,
     ) -> None:
         check_choice("missing", missing, _MISSING)
-        index = self._read(root, boxes=crop, need_paths=missing != "keep")
+        index = self._read(root, boxes=check_flag("crop", crop), need_paths=missing != "keep")
         kept = np.arange(len(index.class_ids))
         if missing == "skip":
             kept = np.flatnonzero([path.is_file() for path in index.paths])

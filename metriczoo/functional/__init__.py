@@ -29,10 +29,11 @@ from metriczoo.functional.sigmoid import binomial_deviance, sigmoid
 from metriczoo.functional.thresholds import margin, multi_similarity, ranked_list, threshold_consistent_margin
 from metriczoo.functional.triplet import triplet_margin
 from metriczoo.functional.tuplet import intra_pair_variance, tuplet_margin
-from metriczoo.functional.unified import am_softmax, circle, unified
+from metriczoo.functional.unified import POOLINGS, am_softmax, circle, unified
 
 __all__ = [
     "PNP_VARIANTS",
+    "POOLINGS",
     "SUPCON_FORMS",
     "ada_face",
     "am_softmax",

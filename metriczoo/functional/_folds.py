@@ -7,24 +7,28 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.nn.functional import softplus
 
 from metriczoo._execution import tracing
+from metriczoo.functional._softplus import softplus
 from metriczoo.scores import Scores, Terms
 
-__all__ = ["fold_positives", "log_share", "pair_terms", "softmax_mean"]
+__all__ = ["check_between", "fold_positives", "log_share", "narrow_set", "pair_terms", "rows_of_positives", "softmax_mean", "to_negatives"]
 
 
-def pair_terms(losses: Scores, against: Scores | None = None) -> Terms:
-    """The terms of a loss per pair. An anchor whose set `against` is empty has no pair that counts."""
+def pair_terms(losses: Scores, against: Scores | None = None, *, weight: float = 1.0) -> Terms:
+    """The terms of a loss per pair, which is `weight` times a value. An anchor whose set `against` is empty has no pair that counts."""
     if against is not None:
         losses = losses.where((against.count() > 0).unsqueeze(1))
-    return Terms(losses.sum(), losses.count(), losses.map(lambda v: (v != 0).to(v.dtype)).sum())
+    with torch.no_grad():  # comparisons and masks take several times the time of arithmetic
+        active = losses.map(lambda v: v.sign().abs_()).sum()
+    return Terms(weight * losses.sum(), losses.count(), active)
 
 
-def log_share(logits_n: Scores, logits_p: Scores) -> Tensor:
-    """`[b]`: minus the logarithm of the share that the positives have of the softmax over both sets; 0 where either set is empty."""
-    far, near = logits_n.logsumexp(), logits_p.logsumexp()
+def log_share(far: Tensor, near: Tensor) -> Tensor:
+    """`[b]`: minus the logarithm of the share that the positives have of the softmax over both sets; 0 where either set is empty.
+
+    `far` and `near` are the log-sum-exps of the logits of negatives and of positives, `[b]`.
+    """
     return softplus(torch.where(near > -math.inf, far - near, -math.inf))
 
 
@@ -55,18 +59,36 @@ def fold_positives(s_n: Scores, s_p: Scores, fold: Callable[[Scores], Tensor]) -
     Raises:
         ValueError: for scores that come from no references.
     """
+    check_between(s_p)
+    s_p = narrow_set(s_p)
+    folded = [fold(_holding(s_n, to_negatives(s_n, s_p, k))) for k in range(s_p.value.shape[1])]
+    return s_p, torch.stack(folded, dim=1) if folded else s_p.value
+
+
+def check_between(s_p: Scores) -> None:
+    """Raise for scores that come from no references."""
     if s_p.block is None or s_p.block.between is None:
         raise ValueError(
             "Expected scores with similarities between references, but these have none: use the loss of the same name, or give `Scores` "
             "with a `Block` that has `between`."
         )
-    between, s_p = s_p.block.between, _narrow(s_p)
-    rows = torch.zeros(s_p.value.shape[:1], dtype=torch.int64, device=s_p.value.device)
-    folded = []
-    for k in range(s_p.value.shape[1]):
-        reference = rows + k if s_p.columns is None else s_p.columns[:, k]
-        folded.append(fold(_holding(s_n, between(reference, s_n.columns))))
-    return s_p, torch.stack(folded, dim=1) if folded else s_p.value
+
+
+def rows_of_positives(s_n: Scores, s_p: Scores) -> Tensor | None:
+    """`[b, p]`: the row of the block in which each positive is the anchor, with the negatives of its class; None where not all are."""
+    if s_p.block is None or s_p.block.peers is None or s_p.columns is None or s_n.columns is not None:
+        return None
+    return (s_p.columns - s_p.block.peers).clamp(0, max(0, len(s_n.value) - 1))  # a cell of no positive gets any row
+
+
+def to_negatives(s_n: Scores, s_p: Scores, k: int) -> Tensor:
+    """`[b, n]`: similarities of positive `k` of each anchor to the negatives of the anchor."""
+    rows = rows_of_positives(s_n, s_p)
+    if rows is not None:
+        return s_n.value.index_select(0, rows[:, k])
+    assert s_p.block is not None and s_p.block.between is not None
+    column = torch.zeros_like(s_p.value[:, k], dtype=torch.int64) + k if s_p.columns is None else s_p.columns[:, k]
+    return s_p.block.between(column, s_n.columns)
 
 
 def _holding(scores: Scores, value: Tensor) -> Scores:
@@ -74,12 +96,15 @@ def _holding(scores: Scores, value: Tensor) -> Scores:
     return scores.map(lambda _: value)
 
 
-def _narrow(scores: Scores) -> Scores:
-    """The same set in as few columns as its largest anchor needs. A wide mask would cost a matrix product per column."""
+def narrow_set(scores: Scores) -> Scores:
+    """The same set in as few columns as its largest anchor needs, in some order, unless a trace forbids to read how many those are.
+
+    Reading it makes the host wait for an accelerator, but where each positive takes a pass over the block, it pays.
+    """
     if tracing(scores.value) or 0 in scores.value.shape:
         return scores
     width = int(scores.count().amax())
-    if 2 * width > scores.value.shape[1]:
+    if width == scores.value.shape[1]:
         return scores
     cells = scores.mask.to(torch.uint8).topk(width, dim=1).indices
     return scores.take(cells, scores.mask.gather(1, cells))

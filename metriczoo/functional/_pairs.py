@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from metriczoo._execution import tracing
+from metriczoo._execution import reads_are_free, tracing
+from metriczoo.functional._folds import narrow_set
 from metriczoo.functional._softplus import softplus
 from metriczoo.scores import Scores, Terms
 
@@ -58,6 +59,8 @@ def pair_sum(s_n: Scores, s_p: Scores, margin: float | Tensor, penalty: Penalty)
 
     Exact in value, count and gradient. Time is O(negatives x positives), or O(negatives x log positives) for a hinge with many positives.
     """
+    if reads_are_free(s_p.value):
+        s_p = narrow_set(s_p)
     violation = s_n.fill(-math.inf)
     thresholds = torch.where(s_p.mask, s_p.value - margin, math.inf)
     count = s_n.count() * s_p.count()
@@ -78,11 +81,13 @@ class _PairSum(torch.autograd.Function):
         total = violation.new_zeros(violation.shape[0])
         active = torch.zeros(violation.shape[0], dtype=torch.int64, device=violation.device)
         slope_n, slopes_p = torch.zeros_like(violation), torch.zeros_like(thresholds)
-        t = torch.empty_like(violation)
+        t = slope_n
         for k in range(thresholds.shape[1]):
+            t = slope_n if k == 0 else torch.empty_like(violation) if k == 1 else t
             torch.sub(violation, thresholds[:, k : k + 1], out=t)
             total += penalty.sum_(t)
-            slope_n += t
+            if k:
+                slope_n += t
             slopes_p[:, k] = t.sum(1)
             active += slopes_p[:, k].long() if penalty.power == 1 else (t > 0).sum(1)
         return total, active, slope_n, slopes_p
@@ -91,10 +96,13 @@ class _PairSum(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         violation, thresholds, ctx.penalty = inputs
         ctx.mark_non_differentiable(*output[1:])
+        ctx.set_materialize_grads(False)  # zeros for the output that is as large as the block
         ctx.save_for_backward(violation, thresholds, *output[2:])
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor | None, *_: Tensor) -> tuple[Tensor | None, ...]:
+        if grad is None:
+            return None, None, None
         violation, thresholds, slope_n, slopes_p = ctx.saved_tensors
         factor = grad.unsqueeze(1)
         if torch.is_grad_enabled() and ctx.penalty.power != 1:  # the slopes of a hinge are constants, others have a derivative of their own

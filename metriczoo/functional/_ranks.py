@@ -11,14 +11,13 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.nn import functional as F
 
-from metriczoo._execution import tracing
 from metriczoo.scores import Scores
 
-__all__ = ["count_above", "narrow"]
+__all__ = ["TAIL", "count_above"]
 
 # Elements of an array (anchors x thresholds x scores) that is held at once: on a host it stays in cache, an accelerator it keeps busy.
 _WIDE_ON_HOST, _WIDE_ELSEWHERE = 2**18, 2**24
-_TAIL = -50.0  # where a sigmoid counts as 0: below 2e-22, and far from numbers that are slow for being subnormal
+TAIL = -50.0  # where a sigmoid counts as 0: below 2e-22, and far from numbers that are slow for being subnormal
 
 
 def count_above(scores: Scores, thresholds: Tensor, temperature: float | Tensor) -> Tensor:
@@ -43,21 +42,6 @@ def count_above(scores: Scores, thresholds: Tensor, temperature: float | Tensor)
     elif forward_ad._current_level >= 0:
         sums = _Sums.forward
     return sums(counted, thresholds / temperature, None, None, 0)[0]
-
-
-def narrow(scores: Scores) -> Scores:
-    """The same set in as many columns as it has cells at most, in some order, unless a trace forbids to read how many those are.
-
-    Reading it makes the host wait for an accelerator, but where positives are the thresholds, all time and memory grow with their columns.
-    """
-    n = scores.value.shape[1]
-    if tracing(scores.value) or not scores.value.numel():
-        return scores
-    width = int(scores.count().amax())
-    if 2 * width >= n:
-        return scores
-    cells = scores.mask.byte().topk(width, dim=1).indices
-    return scores.take(cells, scores.mask.gather(1, cells))
 
 
 class _Sums(torch.autograd.Function):
@@ -129,7 +113,7 @@ def _parts(y: Tensor, x: Tensor, u: Tensor | None) -> Iterator[tuple[Tensor, Ten
 
 def _derivative(z: Tensor, order: int) -> Tensor:
     """Of the sigmoid, of some order; 0 in the tail."""
-    s = F.threshold(z, _TAIL, -math.inf).sigmoid()
+    s = F.threshold(z, TAIL, -math.inf).sigmoid()
     if order == 0:
         return s
     *others, last = _coefficients(order)

@@ -97,6 +97,10 @@ def magnet(s_n: Tensor | Scores, s_p: Tensor | Scores, *, margin: float | Tensor
     there = s_p.count() > 0
     distance = torch.where(there, -s_p.max(), s_p.sum())  # the sum of an empty set is 0, attached to the graph
     variance = distance.sum() / (there.sum() - 1).clamp(min=1)
-    twice = 2 * variance.clamp(min=torch.finfo(variance.dtype).tiny ** 0.5)  # all at their centres: any unit will do
-    push = s_n.map(lambda s: s / twice).logsumexp()
-    return torch.where(there, (margin + distance / twice + push).relu(), 0.0)
+    least = (16 * torch.finfo(variance.dtype).eps) ** 2  # what rounding leaves of unit vectors that are at their centres
+    fixed, twice = variance <= least, 2 * variance.clamp(min=least)  # then any unit will do, but a gradient would be of rounding alone
+
+    def logit(s: Tensor) -> Tensor:
+        return torch.where(fixed, s.detach(), s) / twice
+
+    return torch.where(there, (margin + logit(distance) + s_n.map(logit).logsumexp()).relu(), 0.0)

@@ -6,8 +6,9 @@ import math
 
 import torch
 from torch import Tensor
-from torch.nn.functional import softplus
 
+from metriczoo._checks import check_flag
+from metriczoo.functional._softplus import softplus
 from metriczoo.scores import Scores, Terms, as_scores
 
 __all__ = ["easy_positive"]
@@ -43,7 +44,7 @@ def easy_positive(s_n: Tensor | Scores, s_p: Tensor | Scores, *, temperature: fl
     """
     s_n, s_p = as_scores(s_n), as_scores(s_p)
     near = s_p.max()
-    far = (s_n.where(s_n.value < near.unsqueeze(1)) if semi_hard else s_n).max()
+    far = (s_n.where(s_n.value < near.unsqueeze(1)) if check_flag("semi_hard", semi_hard) else s_n).max()
     found = (near > -math.inf) & (far > -math.inf)
     loss = softplus(torch.where(found, (far - near) / temperature, -math.inf))
     return Terms(loss, found.long(), loss != 0)

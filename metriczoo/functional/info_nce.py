@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import softplus
 
 from metriczoo._checks import check_choice
 from metriczoo.functional._folds import log_share, pair_terms
+from metriczoo.functional._softplus import softplus
 from metriczoo.scores import Scores, Terms, as_scores
 
 __all__ = ["SUPCON_FORMS", "decoupled_contrastive", "nt_xent", "supcon", "weighted_decoupled_contrastive"]
@@ -45,7 +45,7 @@ def nt_xent(s_n: Tensor | Scores, s_p: Tensor | Scores, *, temperature: float | 
         van den Oord, Li, Vinyals. Representation Learning with Contrastive Predictive Coding. 2018, equation 4.
     """
     s_n, s_p = as_scores(s_n), as_scores(s_p)
-    push = s_n.map(lambda s: s / temperature).logsumexp().unsqueeze(1)
+    push = s_n.logsumexp(1 / temperature).unsqueeze(1)
     return pair_terms(s_p.map(lambda s: softplus(push - s / temperature)), s_n)
 
 
@@ -80,11 +80,11 @@ def supcon(s_n: Tensor | Scores, s_p: Tensor | Scores, *, temperature: float | T
         Khosla et al. Supervised Contrastive Learning. NeurIPS 2020, equations 2 and 3.
     """
     inside = check_choice("form", form, SUPCON_FORMS) == "in"
-    logits_n, logits_p = (as_scores(s).map(lambda v: v / temperature) for s in (s_n, s_p))
-    some = logits_p.count() > 0
-    near = torch.where(some, logits_p.logsumexp(), 0.0)
-    spread = logits_p.count().clamp(min=1).to(near.dtype).log() if inside else near - logits_p.mean()
-    return torch.where(some, log_share(logits_n, logits_p) + spread, 0.0)
+    s_n, s_p = as_scores(s_n), as_scores(s_p)
+    far, near, number = s_n.logsumexp(1 / temperature), s_p.logsumexp(1 / temperature), s_p.count()
+    some = number > 0
+    spread = number.clamp(min=1).to(near.dtype).log() if inside else torch.where(some, near, 0.0) - s_p.mean() / temperature
+    return torch.where(some, log_share(far, near) + spread, 0.0)
 
 
 def decoupled_contrastive(s_n: Tensor | Scores, s_p: Tensor | Scores, *, temperature: float | Tensor = 0.1) -> Terms:
@@ -112,7 +112,7 @@ def decoupled_contrastive(s_n: Tensor | Scores, s_p: Tensor | Scores, *, tempera
         Yeh, Hong, Hsu, Liu, Chen, LeCun. Decoupled Contrastive Learning. ECCV 2022.
     """
     s_n, s_p = as_scores(s_n), as_scores(s_p)
-    push = s_n.map(lambda s: s / temperature).logsumexp().unsqueeze(1)
+    push = s_n.logsumexp(1 / temperature).unsqueeze(1)
     return pair_terms(s_p.map(lambda s: push - s / temperature), s_n)
 
 
@@ -148,7 +148,7 @@ def weighted_decoupled_contrastive(
         Yeh, Hong, Hsu, Liu, Chen, LeCun. Decoupled Contrastive Learning. ECCV 2022.
     """
     s_n, s_p = as_scores(s_n), as_scores(s_p)
-    push = s_n.map(lambda s: s / temperature).logsumexp().unsqueeze(1)
+    push = s_n.logsumexp(1 / temperature).unsqueeze(1)
     pairs = s_p.where((s_n.count() > 0).unsqueeze(1))
     log_count = pairs.count().sum().clamp(min=1).to(push.dtype).log()
     log_sum = Scores(pairs.map(lambda s: s / weight_temperature).logsumexp().unsqueeze(0)).logsumexp()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from metriczoo.functional._folds import fold_positives, pair_terms
+from metriczoo.functional._folds import fold_positives, pair_terms, rows_of_positives
 from metriczoo.scores import Scores, Terms, as_scores
 
 __all__ = ["generalized_lifted_structure", "lifted_structure"]
@@ -45,13 +45,15 @@ def lifted_structure(s_n: Tensor | Scores, s_p: Tensor | Scores, *, margin: floa
         Song, Xiang, Jegelka, Savarese. Deep Metric Learning via Lifted Structured Feature Embedding. CVPR 2016, equation 4.
     """
     s_n, s_p = as_scores(s_n), as_scores(s_p)
-    own = s_n.map(lambda s: margin + s).logsumexp()
+    own = margin + s_n.logsumexp()
 
-    def both_ends(s_pn: Scores) -> Tensor:
-        others = s_pn.map(lambda s: margin + s).logsumexp()
-        return Scores(torch.stack([own, others], dim=1)).logsumexp()
-
-    s_p, push = fold_positives(s_n, s_p, both_ends)
+    rows = rows_of_positives(s_n, s_p)
+    if rows is None:
+        s_p, others = fold_positives(s_n, s_p, lambda s_pn: margin + s_pn.logsumexp())
+    else:
+        others = own[rows]  # a class has the same negatives for all of its points
+    ends = torch.stack([own.unsqueeze(1).expand_as(others), others], dim=2)
+    push = Scores(ends.flatten(0, 1)).logsumexp().view_as(others)
     return pair_terms(s_p.map(lambda s: (push - s).relu().square() / 2), s_n)
 
 
@@ -79,6 +81,6 @@ def generalized_lifted_structure(s_n: Tensor | Scores, s_p: Tensor | Scores, *, 
     References:
         Hermans, Beyer, Leibe. In Defense of the Triplet Loss for Person Re-Identification. 2017, "Lifted Generalized" loss.
     """
-    push = as_scores(s_n).map(lambda s: margin + s).logsumexp()
+    push = margin + as_scores(s_n).logsumexp()
     pull = as_scores(s_p).map(torch.neg).logsumexp()
     return (push + pull).relu()

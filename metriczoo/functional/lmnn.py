@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from metriczoo.functional._pairs import PENALTIES, pair_sum
@@ -29,7 +30,7 @@ def lmnn(
 
     Returns:
         `Terms` over pairs (anchor, target), each with its pull and the sum over its impostors: reduction "sum" is the paper's objective,
-        "mean" divides it by the number of these pairs. The pairs of an anchor count as active together.
+        "mean" divides it by the number of these pairs.
 
     Example:
         >>> import torch
@@ -46,6 +47,7 @@ def lmnn(
     targets = as_scores(s_p).topk(num_targets)
     push = pair_sum(as_scores(s_n), targets, margin, PENALTIES["hinge"])
     pull = targets.map(lambda s: -s).sum()
-    total = (1 - mu) * pull + mu * push.total
-    count = targets.count()
-    return Terms(total, count, count * (total != 0))
+    with torch.no_grad():  # a target has a push if the nearest negative is an impostor
+        nearest = as_scores(s_n).max().unsqueeze(1)
+        active = targets.map(lambda s: ((mu - 1) * s + mu * (nearest + margin - s).relu() != 0).to(s.dtype))
+    return Terms((1 - mu) * pull + mu * push.total, targets.count(), active.sum().long())

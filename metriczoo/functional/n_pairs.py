@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import torch
+import math
+
 from torch import Tensor
-from torch.nn.functional import softplus
 
 from metriczoo.functional._folds import fold_positives, pair_terms
+from metriczoo.functional._softplus import softplus
 from metriczoo.scores import Scores, Terms, as_scores
 
 __all__ = ["angular", "n_pairs"]
@@ -75,6 +76,6 @@ def angular(s_n: Tensor | Scores, s_p: Tensor | Scores, *, angle: float | Tensor
         Wang, Zhou, Wen, Liu, Lin. Deep Metric Learning with Angular Loss. ICCV 2017, section 3.
     """
     s_n, s_p = as_scores(s_n), as_scores(s_p)
-    square = torch.as_tensor(angle, dtype=s_p.value.dtype, device=s_p.value.device).deg2rad().tan().square()
-    s_p, push = fold_positives(s_n, s_p, lambda s_pn: s_n.map(lambda s: 4 * square * (s + s_pn.value)).logsumexp())
+    square = angle.deg2rad().tan().square() if isinstance(angle, Tensor) else math.tan(math.radians(angle)) ** 2
+    s_p, push = fold_positives(s_n, s_p, lambda s_pn: s_n.map(lambda s: s + s_pn.value).logsumexp(4 * square))
     return pair_terms(s_p.map(lambda s: softplus(push - 2 * (1 + square) * s)), s_n)

@@ -35,8 +35,7 @@ def nca(s_n: Tensor | Scores, s_p: Tensor | Scores, *, scale: float | Tensor = 1
     References:
         Goldberger, Roweis, Hinton, Salakhutdinov. Neighbourhood Components Analysis. NIPS 2004.
     """
-    logits_n, logits_p = (as_scores(s).map(lambda v: scale * v) for s in (s_n, s_p))
-    return log_share(logits_n, logits_p)
+    return log_share(as_scores(s_n).logsumexp(scale), as_scores(s_p).logsumexp(scale))
 
 
 def soft_nearest_neighbor(s_n: Tensor | Scores, s_p: Tensor | Scores, *, temperature: float | Tensor = 1.0) -> Tensor:
@@ -65,8 +64,7 @@ def soft_nearest_neighbor(s_n: Tensor | Scores, s_p: Tensor | Scores, *, tempera
         Frosst, Papernot, Hinton. Analyzing and Improving Representations with the Soft Nearest Neighbor Loss. ICML 2019, equation 1.
         Salakhutdinov, Hinton. Learning a Nonlinear Embedding by Preserving Class Neighbourhood Structure. AISTATS 2007.
     """
-    logits_n, logits_p = (as_scores(s).map(lambda v: v / temperature) for s in (s_n, s_p))
-    return log_share(logits_n, logits_p)
+    return nca(s_n, s_p, scale=1 / temperature)
 
 
 def instance(s_n: Tensor | Scores, s_p: Tensor | Scores, *, scale: float | Tensor = 32.0) -> Tensor:

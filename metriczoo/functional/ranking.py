@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from metriczoo._checks import check_choice
-from metriczoo.functional._ranks import count_above, narrow
+from metriczoo._checks import check_choice, check_flag
+from metriczoo.functional._folds import narrow_set
+from metriczoo.functional._ranks import count_above
 from metriczoo.scores import Scores, as_scores
 
 __all__ = ["PNP_VARIANTS", "fast_ap", "pnp", "recall_at_k", "smooth_ap"]
@@ -102,8 +103,8 @@ def smooth_ap(
     References:
         Brown, Xie, Kalogeiton, Zisserman. Smooth-AP: Smoothing the Path Towards Large-Scale Image Retrieval. ECCV 2020.
     """
-    s_p = narrow(as_scores(s_p))
-    found = _with_self(s_p, self_score) if include_self else s_p
+    s_p = narrow_set(as_scores(s_p))
+    found = _with_self(s_p, self_score) if check_flag("include_self", include_self) else s_p
     behind_n = count_above(as_scores(s_n), found.value, temperature)
     behind_p = _count_others_above(found, found, temperature)
     return found.map(lambda _: behind_n / (1 + behind_p + behind_n)).mean()
@@ -174,8 +175,8 @@ def pnp(
         before Positive Ones is Enough. AAAI 2022.
     """
     penalty = PNP_VARIANTS[check_choice("variant", variant, PNP_VARIANTS)]
-    s_p = narrow(as_scores(s_p))
-    found = _with_self(s_p, self_score) if include_self else s_p
+    s_p = narrow_set(as_scores(s_p))
+    found = _with_self(s_p, self_score) if check_flag("include_self", include_self) else s_p
     behind = count_above(as_scores(s_n), found.value, temperature)
     return found.map(lambda _: penalty(behind, scale, power)).mean()
 
@@ -221,8 +222,8 @@ def recall_at_k(
     References:
         Patel, Tolias, Matas. Recall@k Surrogate Loss with Large Batches and Similarity Mixup. CVPR 2022.
     """
-    s_n, s_p = as_scores(s_n), narrow(as_scores(s_p))
-    ranked = _with_self(s_p, self_score) if include_self else s_p
+    s_n, s_p = as_scores(s_n), narrow_set(as_scores(s_p))
+    ranked = _with_self(s_p, self_score) if check_flag("include_self", include_self) else s_p
     rank = 1 + count_above(s_n, s_p.value, temperature) + _count_others_above(ranked, s_p, temperature)
     recalls = []
     for top in k:

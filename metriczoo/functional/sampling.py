@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from torch import Tensor
-from torch.nn.functional import softplus
 
+from metriczoo.functional._softplus import softplus
 from metriczoo.scores import Scores, as_scores
 
 __all__ = ["hierarchical_softmax", "negative_sampling", "nonparametric_softmax"]

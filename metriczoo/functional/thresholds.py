@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import softplus
 
+from metriczoo._checks import check_flag
 from metriczoo.functional._folds import pair_terms, softmax_mean
+from metriczoo.functional._softplus import softplus
 from metriczoo.scores import Scores, Terms, as_scores
 
 __all__ = ["margin", "multi_similarity", "ranked_list", "threshold_consistent_margin"]
@@ -47,7 +48,7 @@ def multi_similarity(
         Wang, Han, Huang, Dong, Scott. Multi-Similarity Loss with General Pair Weighting for Deep Metric Learning. CVPR 2019, equation 15.
     """
     pull = as_scores(s_p).map(lambda s: -positive_scale * (s - threshold)).logsumexp()
-    push = as_scores(s_n).map(lambda s: negative_scale * (s - threshold)).logsumexp()
+    push = as_scores(s_n).logsumexp(negative_scale) - negative_scale * threshold
     return softplus(pull) / positive_scale + softplus(push) / negative_scale
 
 
@@ -81,8 +82,8 @@ def margin(
     """
     s_n, s_p = as_scores(s_n), as_scores(s_p)
     boundary = beta.to(s_p.value.dtype).reshape(-1, 1) if isinstance(beta, Tensor) else beta
-    pull = pair_terms(s_p.map(lambda s: (margin - s - boundary).relu()))
-    push = pair_terms(s_n.map(lambda s: (margin + s + boundary).relu()))
+    pull = pair_terms(s_p.map(lambda s: (margin - s - boundary).relu_()))
+    push = pair_terms(s_n.map(lambda s: (margin + boundary + s).relu_()))
     inwards = nu * s_p.map(lambda s: torch.zeros_like(s) + boundary).sum()
     return Terms(pull.total + push.total + inwards, pull.count + push.count, pull.active + push.active)
 
@@ -130,6 +131,7 @@ def ranked_list(
     References:
         Wang, Hua, Kodirov, Hu, Garnier, Robertson. Ranked List Loss for Deep Metric Learning. CVPR 2019.
     """
+    check_flag("detach_weights", detach_weights)
     far = as_scores(s_p).map(lambda s: -s - positive_margin)
     near = as_scores(s_n).map(lambda s: negative_margin + s)
     pull = softmax_mean(far.where(far.value > 0), positive_scale, detach_weights=detach_weights)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
-from metriczoo._checks import check_choice
+from metriczoo._checks import check_choice, check_flag
+from metriczoo.functional._folds import check_between, narrow_set, to_negatives
 from metriczoo.functional._pairs import PENALTIES, Penalty, pair_sum
 from metriczoo.scores import Scores, Terms, as_scores
 
@@ -56,22 +55,17 @@ def triplet_margin(
     """
     s_n, s_p = as_scores(s_n), as_scores(s_p)
     chosen = PENALTIES[check_choice("penalty", penalty, PENALTIES)]
-    return _swapped(s_n, s_p, margin, chosen) if swap else pair_sum(s_n, s_p, margin, chosen)
+    return _swapped(s_n, s_p, margin, chosen) if check_flag("swap", swap) else pair_sum(s_n, s_p, margin, chosen)
 
 
 def _swapped(s_n: Scores, s_p: Scores, margin: float | Tensor, penalty: Penalty) -> Terms:
     """One positive at a time, since each sees other similarities to the negatives."""
-    if s_p.block is None or s_p.block.between is None:
-        raise ValueError(
-            "Expected scores with similarities between references for `swap=True`, but these have none: use `TripletMarginLoss(swap=True)`."
-        )
-    inside, mask = s_n.mask, s_p.mask
-    total = s_n.value.new_zeros(s_n.value.shape[0])
-    active = torch.zeros(s_n.value.shape[0], dtype=torch.int64, device=s_n.value.device)
+    check_between(s_p)
+    s_p = narrow_set(s_p)
+    terms = [Terms(s_n.value.sum(1) * 0, s_n.count() * 0, s_n.count() * 0)]
     for k in range(s_p.value.shape[1]):
-        column = torch.full_like(active, k) if s_p.columns is None else s_p.columns[:, k]
-        nearer = torch.maximum(s_n.value, s_p.block.between(column, s_n.columns))
-        t = torch.where(inside & mask[:, k : k + 1], nearer - s_p.value[:, k : k + 1] + margin, -math.inf)
-        loss = penalty.value(t)
-        total, active = total + loss.sum(1), active + (loss > 0).sum(1)
-    return Terms(total, s_n.count() * s_p.count(), active)
+        other = to_negatives(s_n, s_p, k)
+        nearer = s_n.map(lambda s, other=other: s + (other - s).relu())  # type: ignore[misc]
+        one = Scores(s_p.value[:, k : k + 1], s_p.mask[:, k : k + 1])
+        terms.append(pair_sum(nearer, one, margin, penalty))
+    return Terms(*(torch.stack(parts).sum(0) for parts in zip(*((t.total, t.count, t.active) for t in terms), strict=True)))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import softplus
 
 from metriczoo.functional._folds import pair_terms
+from metriczoo.functional._softplus import softplus
 from metriczoo.scores import Scores, Terms, as_scores
 
 __all__ = ["intra_pair_variance", "tuplet_margin"]
@@ -42,7 +42,7 @@ def tuplet_margin(s_n: Tensor | Scores, s_p: Tensor | Scores, *, margin: float |
         Yu, Tao. Deep Metric Learning with Tuplet Margin Loss. ICCV 2019.
     """
     s_n, s_p = as_scores(s_n), as_scores(s_p)
-    push = s_n.map(lambda s: scale * s).logsumexp().unsqueeze(1)
+    push = s_n.logsumexp(scale).unsqueeze(1)
     return pair_terms(s_p.map(lambda s: softplus(push - scale * _turned(s, margin))), s_n)
 
 
@@ -86,7 +86,7 @@ def intra_pair_variance(s_n: Tensor | Scores, s_p: Tensor | Scores, *, margin: f
     """
     s_n, s_p = as_scores(s_n), as_scores(s_p)
     low, high = (1 - margin) * _mean(s_p), (1 + margin) * _mean(s_n)
-    return pair_terms(s_p.map(lambda s: (low - s).relu().square())), pair_terms(s_n.map(lambda s: (s - high).relu().square()))
+    return pair_terms(s_p.map(lambda s: (low - s).relu_().square())), pair_terms(s_n.map(lambda s: (s - high).relu_().square()))
 
 
 def _mean(scores: Scores) -> Tensor:

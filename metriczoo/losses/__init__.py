@@ -1,7 +1,7 @@
 """Losses: thin modules over `metriczoo.functional`. Any loss takes any miner, any similarity and any references."""
 
 from metriczoo.losses.angular_margin import AdaFaceLoss, ArcFaceLoss, CurricularFaceLoss, MagFaceLoss, SphereFace2Loss, SubCenterArcFaceLoss
-from metriczoo.losses.base import FunctionLoss, Loss, from_function
+from metriczoo.losses.base import Call, FunctionLoss, Loss, from_function
 from metriczoo.losses.centers import CenterLoss, MagnetLoss, TripletCenterLoss
 from metriczoo.losses.combine import GradCache, SumLoss
 from metriczoo.losses.easy_positive import EasyPositiveLoss
@@ -28,6 +28,8 @@ from metriczoo.losses.regularizers import (
 from metriczoo.losses.sampling import HierarchicalSoftmaxLoss, NegativeSamplingLoss, NonParametricSoftmaxLoss
 from metriczoo.losses.sigmoid import BinomialDevianceLoss, SigmoidLoss
 from metriczoo.losses.softmax import AMSoftmaxLoss
+from metriczoo.losses.symmetric import SymmetricLoss
+from metriczoo.losses.tags import Tags
 from metriczoo.losses.thresholds import MarginLoss, MultiSimilarityLoss, RankedListLoss, ThresholdConsistentMarginLoss
 from metriczoo.losses.tuplet import IntraPairVarianceLoss, TupletMarginLoss
 
@@ -39,6 +41,7 @@ __all__ = [
     "ArcFaceLoss",
     "BarlowTwinsLoss",
     "BinomialDevianceLoss",
+    "Call",
     "CenterInvariantRegularizer",
     "CenterLoss",
     "CircleLoss",
@@ -94,6 +97,8 @@ __all__ = [
     "SubCenterArcFaceLoss",
     "SumLoss",
     "SupConLoss",
+    "SymmetricLoss",
+    "Tags",
     "ThresholdConsistentMarginLoss",
     "TripletCenterLoss",
     "TripletMarginLoss",

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-__all__ = ["LearnedPositive", "value_of"]
+__all__ = ["LearnedPositive", "number_of", "value_of"]
 
 
 class LearnedPositive(nn.Module):
@@ -43,3 +43,8 @@ class LearnedPositive(nn.Module):
 def value_of(number: float | Tensor | LearnedPositive) -> float | Tensor:
     """The number that a loss computes with."""
     return number() if isinstance(number, LearnedPositive) else number
+
+
+def number_of(value: float | Tensor | LearnedPositive) -> float:
+    """What a hyper-parameter is at present, whoever learns it."""
+    return float(value.detach()) if isinstance(value, Tensor) else float(value)

@@ -30,7 +30,7 @@ def check_bank(bank: Any) -> MemoryBank | None:
 def check_below(rows: Tensor, size: int) -> Tensor:
     """Return `rows` `[n]`, the own row of each anchor, a negative one for none, if they are below `size`, else raise."""
     if reads_are_free(rows) and len(rows) and int(rows.max()) >= size:
-        raise ValueError(f"Expected ids (or labels) below {size}, but got {int(rows.max())}.")
+        raise ValueError(f"Expected `ids` (or `labels`, where none are given) to be below {size}, but got {int(rows.max())}.")
     return rows
 
 

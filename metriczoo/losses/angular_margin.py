@@ -8,12 +8,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from metriczoo._checks import Bounds, check_choice, check_number, describe
-from metriczoo._execution import checking
+from metriczoo._checks import Bounds, check_choice, check_number
 from metriczoo.functional import angular_margin as F
 from metriczoo.functional._angles import GRADIENTS
-from metriczoo.losses._context import Call, ContextLoss, class_of, mean_positive, norm, numbers_of, proxy_options, writable
-from metriczoo.losses.base import Loss
+from metriczoo.losses._class_margin import ClassMarginLoss
+from metriczoo.losses._heads import class_of, classes_of, mean_positive, norm, proxy_options, writable
+from metriczoo.losses.base import Call, Loss
+from metriczoo.losses.tags import Tags
 from metriczoo.scores import Scores
 from metriczoo.stores import Proxies
 
@@ -29,55 +30,20 @@ def _follow(statistic: Tensor, new: Tensor, known: Tensor, momentum: float) -> N
     statistic.copy_(torch.where(known, moved, statistic))
 
 
-class _ArcFace(ContextLoss):
-    """What the two ArcFace losses share: a margin for all classes, or one for each."""
+class _AngularLoss(Loss):
+    """A loss with a margin on the angle, whose gradient is exact or detached."""
 
     margin: float | Tensor
     scale: float | Tensor
 
     bounds: ClassVar = {"margin": _ANGLE, "scale": _POSITIVE}
 
-    def __init__(self, margin: float | Tensor, scale: float, gradient: str, **options: Any) -> None:
+    def __init__(self, gradient: str, **options: Any) -> None:
         super().__init__(**options)
-        self.margin_per_class = isinstance(margin, Tensor) and margin.numel() > 1
-        if self.margin_per_class:
-            self._set_margins(margin)
-            self._set(scale=scale)
-        else:
-            self._set(margin=margin, scale=scale)
         self.gradient = check_choice("gradient", gradient, GRADIENTS)
 
-    def _set_margins(self, margin: Any) -> None:
-        classes = None if self.proxies is None else self.proxies.num_classes
-        if margin.dim() != 1 or not margin.is_floating_point() or (classes is not None and len(margin) != classes):
-            size = "C" if classes is None else str(classes)
-            raise ValueError(f"Expected `margin` to be a number or a floating-point tensor of shape [{size}], but got {describe(margin)}.")
-        low, high = (float(end) for end in margin.detach().aminmax())
-        if not (low >= _ANGLE.low and high <= _ANGLE.high):
-            raise ValueError(f"Expected `margin` to lie in [0, pi / 2], but got values from {low:.4g} to {high:.4g}.")
-        if isinstance(margin, nn.Parameter):
-            self.margin = margin
-        else:
-            self.register_buffer("margin", margin)
 
-    def numbers(self, call: Call) -> list[Tensor]:
-        """The margin of the class of each anchor, where classes have margins of their own."""
-        if not self.margin_per_class:
-            return []
-        assert isinstance(self.margin, Tensor)
-        if call.labels.dim() != 1:
-            raise ValueError(f"Expected `labels` of shape [n], since classes have margins of their own, but got {describe(call.labels)}.")
-        if len(call.labels) and checking(call.labels) and int(call.labels.max()) >= len(self.margin):
-            raise ValueError(
-                f"Expected `labels` to be less than {len(self.margin)}, the length of `margin`, but got {int(call.labels.max())}."
-            )
-        return [self.margin[call.labels.clamp(min=0)]]
-
-    def _margin(self, s_p: Scores) -> float | Tensor:
-        return numbers_of(s_p)[0] if self.margin_per_class else self.margin
-
-
-class ArcFaceLoss(_ArcFace):
+class ArcFaceLoss(ClassMarginLoss):
     """ArcFace: `functional.arc_face` on cosines to class proxies.
 
     Args:
@@ -104,6 +70,8 @@ class ArcFaceLoss(_ArcFace):
         Deng, Guo, Xue, Zafeiriou. ArcFace: Additive Angular Margin Loss for Deep Face Recognition. CVPR 2019.
     """
 
+    bounds: ClassVar = {"margin": _ANGLE, "scale": _POSITIVE}
+
     def __init__(
         self,
         num_classes: int | None = None,
@@ -114,14 +82,29 @@ class ArcFaceLoss(_ArcFace):
         gradient: str = "detached",
         **options: Any,
     ) -> None:
-        super().__init__(margin, scale, gradient, num_classes=num_classes, embedding_dim=embedding_dim, **options)
+        super().__init__(margin, scale, num_classes=num_classes, embedding_dim=embedding_dim, **options)
+        self.gradient = check_choice("gradient", gradient, GRADIENTS)
+
+    @property
+    def tags(self) -> Tags:
+        """Without a margin those of NormFace; with one, the detached gradient is that of a constant margin."""
+        plain = not bool(torch.as_tensor(self.margin).detach().any())
+        paced = self.gradient == "detached" and not plain
+        return Tags(
+            shift=plain,
+            bound=float(self.scale) if paced or plain else None,
+            saturates=False,
+            self_paced=paced,
+            needs_positives=True,
+            needs_negatives=True,
+        )
 
     def per_anchor(self, s_n: Scores, s_p: Scores) -> Tensor:
         """One number per anchor."""
-        return F.arc_face(s_n, s_p, margin=self._margin(s_p), scale=self.scale, gradient=self.gradient)
+        return F.arc_face(s_n, s_p, margin=self.margin_of(s_p), scale=self.scale, gradient=self.gradient)
 
 
-class SubCenterArcFaceLoss(_ArcFace):
+class SubCenterArcFaceLoss(ArcFaceLoss):
     """Sub-center ArcFace: `functional.sub_center_arc_face` on cosines to several proxies per class.
 
     With other references than proxies, all references of one label are the sub-centres of their class.
@@ -152,8 +135,6 @@ class SubCenterArcFaceLoss(_ArcFace):
         Deng, Guo, Liu, Gong, Zafeiriou. Sub-center ArcFace: Boosting Face Recognition by Large-scale Noisy Web Faces. ECCV 2020.
     """
 
-    needs_classes = True
-
     def __init__(
         self,
         num_classes: int | None = None,
@@ -165,14 +146,18 @@ class SubCenterArcFaceLoss(_ArcFace):
         gradient: str = "detached",
         **options: Any,
     ) -> None:
-        super().__init__(margin, scale, gradient, **proxy_options(num_classes, embedding_dim, per_class, 3, options))
+        options = proxy_options(num_classes, embedding_dim, per_class, 3, options)
+        super().__init__(margin=margin, scale=scale, gradient=gradient, **options)
+
+    def facts(self, call: Call) -> tuple[Any, ...]:
+        """The margins, and the classes of references."""
+        return *super().facts(call), *classes_of(call)
 
     def per_anchor(self, s_n: Scores, s_p: Scores) -> Tensor:
         """One number per anchor."""
-        classes, num_classes = class_of(s_n)
-        return F.sub_center_arc_face(
-            s_n, s_p, classes, num_classes=num_classes, margin=self._margin(s_p), scale=self.scale, gradient=self.gradient
-        )
+        *_, classes, size = s_p.facts
+        own = class_of(s_n, classes, size)
+        return F.sub_center_arc_face(s_n, s_p, own, num_classes=size, margin=self.margin_of(s_p), scale=self.scale, gradient=self.gradient)
 
     @torch.no_grad()
     def dominant_centers(self, embeddings: Tensor, labels: Any) -> Tensor:
@@ -215,7 +200,7 @@ class SubCenterArcFaceLoss(_ArcFace):
         return self.similarity.prepare(x if x.dtype.itemsize >= 4 else x.float())
 
 
-class CurricularFaceLoss(ContextLoss):
+class CurricularFaceLoss(_AngularLoss):
     """CurricularFace: `functional.curricular_face` on cosines to class proxies.
 
     In training each call first moves `t` towards the mean cosine of its positive pairs; in evaluation, and inside transforms of
@@ -247,11 +232,7 @@ class CurricularFaceLoss(ContextLoss):
         Huang et al. CurricularFace: Adaptive Curriculum Learning Loss for Deep Face Recognition. CVPR 2020.
     """
 
-    margin: float | Tensor
-    scale: float | Tensor
     t: Tensor
-
-    bounds: ClassVar = {"margin": _ANGLE, "scale": _POSITIVE}
 
     def __init__(
         self,
@@ -264,26 +245,31 @@ class CurricularFaceLoss(ContextLoss):
         gradient: str = "detached",
         **options: Any,
     ) -> None:
-        super().__init__(num_classes=num_classes, embedding_dim=embedding_dim, **options)
+        super().__init__(gradient, num_classes=num_classes, embedding_dim=embedding_dim, **options)
         self._set(margin=margin, scale=scale)
         self.momentum = check_number("momentum", momentum, low=0, high=1)
-        self.gradient = check_choice("gradient", gradient, GRADIENTS)
         self.register_buffer("t", torch.zeros(1))
 
-    def numbers(self, call: Call) -> list[Tensor]:
+    def facts(self, call: Call) -> tuple[Tensor, ...]:
         """The running mean."""
         if writable(self):
             mean, count = mean_positive(self.similarity, call)
             _follow(self.t, mean, count > 0, self.momentum)
-        return [self.t]
+        return (self.t.to(call.prepared.dtype, copy=True),)
+
+    @property
+    def tags(self) -> Tags:
+        """The weight t + cos of a hard negative may fall as it comes nearer, where its cosine is negative."""
+        paced = self.gradient == "detached" and float(self.margin) > 0
+        return Tags(signs=False, monotone=False, shift=False, saturates=False, self_paced=paced, needs_positives=True, needs_negatives=True)
 
     def per_anchor(self, s_n: Scores, s_p: Scores) -> Tensor:
         """One number per anchor."""
-        (t,) = numbers_of(s_p)
+        (t,) = s_p.facts
         return F.curricular_face(s_n, s_p, t=t, margin=self.margin, scale=self.scale, gradient=self.gradient)
 
 
-class MagFaceLoss(ContextLoss):
+class MagFaceLoss(_AngularLoss):
     """MagFace: `functional.mag_face` on cosines to class proxies and on the norms of the embeddings.
 
     Args:
@@ -318,7 +304,6 @@ class MagFaceLoss(ContextLoss):
     max_margin: float
     min_norm: float
     max_norm: float
-    scale: float | Tensor
     regularization: float | Tensor
 
     bounds: ClassVar = {
@@ -344,25 +329,39 @@ class MagFaceLoss(ContextLoss):
         gradient: str = "detached",
         **options: Any,
     ) -> None:
-        super().__init__(num_classes=num_classes, embedding_dim=embedding_dim, **options)
+        super().__init__(gradient, num_classes=num_classes, embedding_dim=embedding_dim, **options)
         self._set(scale=scale, regularization=regularization)
         ends = {"min_margin": min_margin, "max_margin": max_margin, "min_norm": min_norm, "max_norm": max_norm}
         self._set(**{name: check_number(name, value) for name, value in ends.items()})
         if min_margin > max_margin or min_norm >= max_norm:
             raise ValueError(f"Expected min_margin <= max_margin and min_norm < max_norm, but got {ends}.")
-        self.gradient = check_choice("gradient", gradient, GRADIENTS)
 
-    def numbers(self, call: Call) -> list[Tensor]:
+    def facts(self, call: Call) -> tuple[Tensor, ...]:
         """The norm of each embedding."""
-        return [norm(call.anchors)]
+        return (norm(call.anchors),)
+
+    @property
+    def tags(self) -> Tags:
+        """Those of ArcFace, for each norm."""
+        paced = self.gradient == "detached" and self.max_margin > 0
+        norms_matter = self.min_margin < self.max_margin or float(self.regularization) > 0
+        return Tags(
+            shift=False if self.max_margin > 0 else None,
+            bound=float(self.scale) if paced else None,
+            saturates=False,
+            self_paced=paced,
+            needs_positives=True,
+            needs_negatives=True,
+            scale=False if norms_matter else None,
+        )
 
     def per_anchor(self, s_n: Scores, s_p: Scores) -> Tensor:
         """One number per anchor."""
-        (norms,) = numbers_of(s_p)
+        (norms,) = s_p.facts
         return F.mag_face(
             s_n,
             s_p,
-            norms,
+            s_p.of_anchors(norms),
             min_margin=self.min_margin,
             max_margin=self.max_margin,
             min_norm=self.min_norm,
@@ -373,7 +372,7 @@ class MagFaceLoss(ContextLoss):
         )
 
 
-class AdaFaceLoss(ContextLoss):
+class AdaFaceLoss(_AngularLoss):
     """AdaFace: `functional.ada_face` on cosines to class proxies and on the norms of the embeddings.
 
     In training each call first moves `mean` and `std` towards those of the norms of its batch; in evaluation, and inside transforms of
@@ -407,9 +406,7 @@ class AdaFaceLoss(ContextLoss):
         Kim, Jain, Liu. AdaFace: Quality Adaptive Margin for Face Recognition. CVPR 2022.
     """
 
-    margin: float | Tensor
     concentration: float
-    scale: float | Tensor
     mean: Tensor
     std: Tensor
 
@@ -427,19 +424,18 @@ class AdaFaceLoss(ContextLoss):
         gradient: str = "detached",
         **options: Any,
     ) -> None:
-        super().__init__(num_classes=num_classes, embedding_dim=embedding_dim, **options)
+        super().__init__(gradient, num_classes=num_classes, embedding_dim=embedding_dim, **options)
         self._set(margin=margin, concentration=concentration, scale=scale)
         self.momentum = check_number("momentum", momentum, low=0, high=1)
-        self.gradient = check_choice("gradient", gradient, GRADIENTS)
         self.register_buffer("mean", torch.tensor([20.0]))
         self.register_buffer("std", torch.tensor([100.0]))
 
-    def numbers(self, call: Call) -> list[Tensor]:
+    def facts(self, call: Call) -> tuple[Tensor, ...]:
         """The norm of each embedding, and the running statistics."""
         norms = norm(call.anchors).detach()
         if writable(self):
             self._update(norms.clamp(1e-3, 100.0), call.columns.keep)
-        return [norms, self.mean, self.std]
+        return norms, *(statistic.to(norms.dtype, copy=True) for statistic in (self.mean, self.std))
 
     @torch.no_grad()
     def _update(self, norms: Tensor, keep: Tensor) -> None:
@@ -449,13 +445,26 @@ class AdaFaceLoss(ContextLoss):
         for buffer, new, known in ((self.mean, mean, count > 0), (self.std, variance.sqrt(), count > 1)):
             _follow(buffer, new, known, self.momentum)
 
+    @property
+    def tags(self) -> Tags:
+        """Norms are constants to the gradient, and so is the margin to the detached one."""
+        some = float(self.margin) > 0
+        return Tags(
+            shift=not some,
+            saturates=False,
+            self_paced=some,
+            needs_positives=True,
+            needs_negatives=True,
+            scale=False if some else None,
+        )
+
     def per_anchor(self, s_n: Scores, s_p: Scores) -> Tensor:
         """One number per anchor."""
-        norms, mean, std = numbers_of(s_p)
+        norms, mean, std = s_p.facts
         return F.ada_face(
             s_n,
             s_p,
-            norms,
+            s_p.of_anchors(norms),
             mean=mean,
             std=std,
             margin=self.margin,
@@ -465,7 +474,7 @@ class AdaFaceLoss(ContextLoss):
         )
 
 
-class SphereFace2Loss(Loss):
+class SphereFace2Loss(_AngularLoss):
     """SphereFace2: `functional.sphere_face2` on cosines to class proxies, with a learned bias.
 
     Args:
@@ -498,8 +507,6 @@ class SphereFace2Loss(Loss):
         Wen, Liu, Weller, Raj, Singh. SphereFace2: Binary Classification is All You Need for Deep Face Recognition. ICLR 2022.
     """
 
-    margin: float | Tensor
-    scale: float | Tensor
     power: float
     positive_weight: float
     weight: float | Tensor
@@ -528,9 +535,8 @@ class SphereFace2Loss(Loss):
         gradient: str = "detached",
         **options: Any,
     ) -> None:
-        super().__init__(num_classes=num_classes, embedding_dim=embedding_dim, **options)
+        super().__init__(gradient, num_classes=num_classes, embedding_dim=embedding_dim, **options)
         self._set(margin=margin, scale=scale, power=power, positive_weight=positive_weight, weight=weight)
-        self.gradient = check_choice("gradient", gradient, GRADIENTS)
         start = self._balance() if bias is None else self.bounds["bias"].check("bias", bias)
         self.bias = start if isinstance(start, nn.Parameter) else nn.Parameter(torch.as_tensor(start).detach().clone())
 
@@ -547,6 +553,19 @@ class SphereFace2Loss(Loss):
         if ratio <= 1:
             return math.log(2 * ratio) - math.log(1 - ratio + root) - c
         return math.log(ratio - 1 + root) - math.log(2) - a
+
+    @property
+    def tags(self) -> Tags:
+        """A binary classifier for each class: absolute thresholds."""
+        detached, most = self.gradient == "detached", float(self.weight) * self.positive_weight
+        return Tags(
+            shift=False,
+            bound=(lambda n, p: p * most) if detached else None,
+            saturates=False,
+            self_paced=detached and self.power > 1,
+            needs_positives=True,
+            needs_negatives=False,
+        )
 
     def per_anchor(self, s_n: Scores, s_p: Scores) -> Tensor:
         """One number per anchor."""

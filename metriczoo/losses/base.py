@@ -2,28 +2,55 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from metriczoo._checks import Bounds, as_ids, as_labels, check_choice, check_count, check_embeddings, check_finite, describe
-from metriczoo._execution import checking, full_precision, reads_are_free
+from metriczoo._execution import checking, full_precision, memory, reads_are_free, tracing
+from metriczoo._stream import THIN, prepared
 from metriczoo.columns import Columns, Points, Relation, columns_of
 from metriczoo.engine import Problem, evaluate
+from metriczoo.losses._symbols import hint
+from metriczoo.losses.tags import Tags
 from metriczoo.miners.base import Miner
 from metriczoo.reduction import REDUCTIONS
-from metriczoo.references import as_references
+from metriczoo.references import SampledReferences, as_references
 from metriczoo.scores import Scores, Terms
 from metriczoo.similarity import Cosine, Similarity
 from metriczoo.stores import Proxies
 
-__all__ = ["FunctionLoss", "Loss", "from_function"]
+__all__ = ["Call", "FunctionLoss", "Loss", "from_function"]
 
 _EXECUTIONS = ("auto", "dense", "tiled")
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """One call of a loss, before it is evaluated: what `Loss.facts` may know of it."""
+
+    anchors: Tensor  # [N, d], as given
+    labels: Tensor  # [N]
+    references: Any  # as given, or the proxies of the loss
+    columns: Columns  # which references are positives and negatives, and their labels
+    prepared: Tensor  # [N, d'], anchors as the similarity scores them
+    points: Tensor  # [n, d'] references likewise, or [n, d] as they are where they are prepared in chunks
+    similarity: Similarity
+
+    @property
+    def compared(self) -> Tensor:
+        """`[n, d']`: references as the similarity scores them."""
+        return self.rows(slice(None))
+
+    def rows(self, at: slice | Tensor) -> Tensor:
+        """`[..., d']`: some of them. Others are not prepared for it."""
+        points = self.points[at]
+        return prepared(self.similarity, points, self.prepared.dtype) if self.columns.streamed else points
 
 
 class Loss(nn.Module):
@@ -32,6 +59,9 @@ class Loss(nn.Module):
     A new loss is a subclass with one method, `per_anchor(s_n, s_p)`, that returns one number per anchor, `[b]`, or `Terms` where it
     averages over pairs or triplets, or a tuple of `Terms` that are averaged apart. It knows its rows only: miners, similarities,
     references, reductions and execution are the same for all losses.
+
+    A loss that needs more than scores, such as norms, labels or a running statistic, has a second method: what `facts(call)` returns for a
+    call, `per_anchor` finds in `s_p.facts`, however the batch is cut, and `s_p.of_anchors` and `s_p.of_references` give those of its cells.
 
     Args:
         similarity: how two points are scored. Default: that of the loss.
@@ -51,7 +81,9 @@ class Loss(nn.Module):
     miner: Miner | None
     proxies: Proxies | None
 
-    separable: ClassVar[bool] = True  # whether the loss is a sum over anchors, so that blocks of anchors can be computed apart
+    needs_cells = False  # whether it was seen to look at cells of scores, so that streaming references is not tried again
+    compares_positives: bool = False  # whether `per_anchor` looks at the similarities of positives to negatives
+    separable: bool = True  # whether the loss is a sum over anchors; if not, it runs dense, and the sets of ignored anchors are empty
     needs_positives: ClassVar[bool] = True  # whether an anchor without positives is left out of the mean, with loss 0
     needs_negatives: ClassVar[bool] = True
     bounds: ClassVar[Mapping[str, Bounds]] = {}  # of the hyper-parameters
@@ -96,9 +128,21 @@ class Loss(nn.Module):
         for name, value in values.items():
             setattr(self, name, self.bounds[name].check(name, value))
 
+    @property
+    def tags(self) -> Tags:
+        """What the loss promises of its value and gradient; `metriczoo.testing.check_loss` holds it to that."""
+        return Tags()
+
     def per_anchor(self, s_n: Scores, s_p: Scores) -> Tensor | Terms | tuple[Terms, ...]:
         """The loss of each anchor of a block, from its scores to negatives and to positives."""
         raise NotImplementedError(f"{type(self).__name__} must define `per_anchor(s_n, s_p)`.")
+
+    def facts(self, call: Call) -> tuple[Any, ...]:
+        """What `per_anchor` finds in `s_p.facts`: tensors, which may have a gradient, or anything else, made once per call.
+
+        They stay what they are whatever becomes of the loss before backward, so a buffer that may be written is to be cloned.
+        """
+        return ()
 
     def forward(self, embeddings: Tensor, labels: Any, references: Any = None, *, ids: Any = None) -> Tensor:
         """The loss of a batch. Not to be overridden: the hook is `per_anchor`.
@@ -124,10 +168,26 @@ class Loss(nn.Module):
                 check_finite("embeddings", anchors)
             labels = as_labels(labels, length=len(anchors), device=anchors.device, flat=self.relation is None)
             ids = None if ids is None else as_ids(ids, length=len(anchors), device=anchors.device)
+            order = None if references is not None or ids is not None else self._order(labels)
+            if order is not None:
+                anchors, labels = anchors[order], labels[order]
             columns, prepared, compared = self._meet(anchors, labels, references, ids)
+            among = prepared if compared is None else compared
+            given = self.proxies if references is None else references
+            facts = self.facts(Call(anchors, labels, given, columns, prepared, among, self.similarity))
             seed = None if self.miner is None else self.miner.draw_seed(anchors.device)
-            problem = Problem(self, columns, anchors.shape[1], seed, self.memory_budget)
-            return evaluate(problem, prepared, compared, self._learnable())
+            problem = Problem(self, columns, anchors.shape[1], seed, self.memory_budget, facts)
+            columns.grouped = order is not None
+            value = evaluate(problem, prepared, compared, self._learnable())
+            return value if order is None or self.reduction != "none" else value[order.argsort()]
+
+    def _order(self, labels: Tensor) -> Tensor | None:
+        """The order of the classes, in which a block holds the scores of its positives to its negatives, too; None where it does not help."""
+        if not self.compares_positives or not self.separable or self.execution == "dense":
+            return None
+        if self.proxies is not None or self.relation is not None or self.miner is not None or not reads_are_free(labels):
+            return None
+        return None if bool((labels < 0).any()) else labels.argsort(stable=True)
 
     def _meet(self, anchors: Tensor, labels: Tensor, references: Any, ids: Tensor | None) -> tuple[Columns, Tensor, Tensor | None]:
         """Columns, prepared anchors, and prepared references (None: the anchors)."""
@@ -135,28 +195,53 @@ class Loss(nn.Module):
         for entry in references if isinstance(references, list) else [references]:
             if isinstance(entry, Proxies):
                 entry.check_labels(labels)
+                if entry.sample is not None and entry.correction and isinstance(references, list) and len(references) > 1:
+                    raise ValueError("Expected `Proxies` with `correction=True` to be the only references, but got a list of several.")
         prepared = self.similarity.prepare(anchors)
         if references is None:
-            points = Points(labels, torch.arange(len(anchors), device=anchors.device) if ids is None else ids)
+            own = torch.arange(len(anchors), device=anchors.device) if ids is None else ids
+            points = Points(labels, own, fresh=ids is None)
             return self._columns(points, points, prepared, None)
         parts, own_ids = as_references(references, anchors, labels, ids)
         if self.relation is None and any(part.labels.dim() != 1 for part in parts):
             raise ValueError(
                 "Expected `references` with labels of shape [n], since the loss has no `relation`, but got labels of more dimensions."
             )
-        prepared_parts = [self.similarity.prepare(_full(part.embeddings)) for part in parts]
-        points = Points(torch.cat([part.labels for part in parts]), None if own_ids is None else torch.cat([part.ids for part in parts]))
+        shapes = {part.labels.shape[1:] for part in parts}
+        if len(shapes) > 1:
+            got = " and ".join(str(["n", *shape]) for shape in sorted(shapes))
+            raise ValueError(f"Expected labels of one shape in the list `references`, but got {got}.")
+        streamed = len(parts) == 1 and self._streams(len(parts[0]), anchors)
+        prepared_parts = [part.embeddings if streamed else self.similarity.prepare(_full(part.embeddings)) for part in parts]
+        names = parts[0].labels if len(parts) == 1 else torch.cat([part.labels for part in parts])
+        points = Points(names, None if own_ids is None else torch.cat([part.ids for part in parts]))
         compared = prepared_parts[0] if len(prepared_parts) == 1 else torch.cat(prepared_parts)
-        return self._columns(Points(labels, own_ids), points, prepared, compared)
+        compared = compared if streamed else compared.to(prepared.dtype)
+        met = self._columns(Points(labels, own_ids), points, prepared, compared)
+        met[0].streamed = streamed
+        if isinstance(parts[0], SampledReferences) and parts[0].certain is not None:
+            met[0].strata = parts[0].certain, parts[0].weight
+        return met
+
+    def _streams(self, num_references: int, anchors: Tensor) -> bool:
+        """Whether references are so many that blocks of anchors would be thin, so that they are read, and prepared, in chunks."""
+        if not self.separable or self.execution == "dense" or self.relation is not None or self.miner is not None or self.needs_cells:
+            return False
+        if not len(anchors) or tracing(anchors) or not reads_are_free(anchors):
+            return False
+        cells = memory(self.memory_budget, anchors.device) // anchors.element_size()
+        return num_references * min(len(anchors), THIN) > cells
 
     def _columns(self, anchors: Points, points: Points, prepared: Tensor, compared: Tensor | None) -> tuple[Columns, Tensor, Tensor | None]:
         """Without the ignored references, where their labels can be read; elsewhere masks leave them out."""
-        labels = points.labels
+        labels, positions = points.labels, None
         if labels.dim() == 1 and reads_are_free(labels) and bool((labels < 0).any()):
             kept = (labels >= 0).nonzero().squeeze(1)
             points = Points(labels[kept], None if points.ids is None else points.ids[kept])
-            compared = (prepared if compared is None else compared)[kept]
-        return columns_of(anchors, points, self.relation), prepared, None if compared is None else compared.to(prepared.dtype)
+            compared, positions = (prepared if compared is None else compared)[kept], pad(kept, (0, 1))
+        columns = columns_of(anchors, points, self.relation)
+        columns.positions = positions
+        return columns, prepared, compared
 
     def _learnable(self) -> list[Tensor]:
         """Every tensor that `per_anchor`, the miner or the similarity may hold and that requires a gradient."""
@@ -231,6 +316,4 @@ def _unexpected(kind: type, unknown: Mapping[str, Any]) -> TypeError:
     known = {name for c in kind.__mro__ if issubclass(c, Loss) for name in inspect.signature(c.__init__).parameters}
     known -= {"self", "options", "unknown"}
     name = next(iter(unknown))
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    return TypeError(f"Expected arguments of {kind.__name__} among {sorted(known)}, but got {name!r}.{hint}")
+    return TypeError(f"Expected arguments of {kind.__name__} among {sorted(known)}, but got {name!r}.{hint(kind, name, known)}")

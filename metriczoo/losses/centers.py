@@ -11,6 +11,7 @@ from metriczoo._checks import Bounds, describe
 from metriczoo.columns import Columns, DrawnColumns
 from metriczoo.functional import centers as F
 from metriczoo.losses.base import Loss
+from metriczoo.losses.tags import Tags
 from metriczoo.references import References, match
 from metriczoo.scores import Scores, Terms
 from metriczoo.similarity import NegativeSquaredEuclidean, Similarity
@@ -79,6 +80,11 @@ class CenterLoss(Loss):
         """Squared Euclidean distance, negated."""
         return NegativeSquaredEuclidean()
 
+    @property
+    def tags(self) -> Tags:
+        """A constant pull by the score, and no push."""
+        return Tags(shift=False, bound=lambda n, p: p / 2, saturates=False, needs_positives=True, needs_negatives=False)
+
     def per_anchor(self, s_n: Scores, s_p: Scores) -> Terms:
         """Terms over pairs (embedding, centre)."""
         return F.center(s_n, s_p)
@@ -130,6 +136,12 @@ class TripletCenterLoss(Loss):
         """Squared Euclidean distance, negated."""
         return NegativeSquaredEuclidean()
 
+    @property
+    def tags(self) -> Tags:
+        """The hardest triplet, on halves of the scores; cosines reach a margin of 1 at most."""
+        reachable = True if float(self.margin) <= 1 else None
+        return Tags(shift=True, bound=0.5, saturates=reachable, needs_positives=True, needs_negatives=True)
+
     def per_anchor(self, s_n: Scores, s_p: Scores) -> Tensor:
         """One number per anchor."""
         return F.triplet_center(s_n, s_p, margin=self.margin)
@@ -176,6 +188,20 @@ class MagnetLoss(Loss):
     def default_similarity(self) -> Similarity:
         """Squared Euclidean distance, negated."""
         return NegativeSquaredEuclidean()
+
+    @property
+    def tags(self) -> Tags:
+        """The variance couples anchors: what it costs others that an anchor comes nearer, no single anchor tells."""
+        return Tags(
+            signs=None,
+            monotone=None,
+            shift=False,
+            saturates=True,
+            needs_positives=True,
+            needs_negatives=True,
+            per_point=False,
+            scale=True,
+        )
 
     def per_anchor(self, s_n: Scores, s_p: Scores) -> Tensor:
         """One number per anchor."""

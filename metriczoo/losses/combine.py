@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain, islice
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from metriczoo._checks import check_count, check_number, describe
-from metriczoo.losses.base import Loss
+from metriczoo._checks import check_count, check_number, describe, suggest_keywords
+from metriczoo.losses.base import Call, Loss
 from metriczoo.miners import Miner
 from metriczoo.reduction import Totals, totals
 from metriczoo.scores import Scores, Terms
@@ -20,14 +21,15 @@ from metriczoo.scores import Scores, Terms
 __all__ = ["GradCache", "SumLoss"]
 
 
+@suggest_keywords
 class SumLoss(nn.Module):
     r"""Weighted sum of losses on the same batch, on one block of scores where they can share it.
 
     .. math:: L = \sum_k w_k L_k
 
     Every loss keeps its own miner, reduction and hyper-parameters. Losses share their scores if they have the same similarity (one object,
-    or equal ones without parameters), the same relation, and the same proxies; those that need more than scores, or that find their
-    references themselves, such as `NCELoss`, are computed apart. The value is that of the losses one by one.
+    or equal ones without parameters), the same relation, and the same proxies; those that find their references themselves, such as
+    `NCELoss`, are computed apart. The value is that of the losses one by one.
 
     Args:
         losses: one or more losses; a `SumLoss` among them stands for its parts.
@@ -59,6 +61,8 @@ class SumLoss(nn.Module):
         given = list(losses) if isinstance(losses, (Sequence, nn.ModuleList)) else [losses]
         if not given:
             raise ValueError("Expected `losses` to hold at least one loss, but got none.")
+        if isinstance(weights, str) or not (weights is None or isinstance(weights, Iterable)):
+            raise TypeError(f"Expected `weights` to hold one number per loss, but got {describe(weights)}.")
         weights = [1.0] * len(given) if weights is None else [check_number("weights", weight, low=0) for weight in weights]
         if len(weights) != len(given):
             raise ValueError(f"Expected `weights` to have {len(given)} entries, one per loss, but got {len(weights)}.")
@@ -159,16 +163,25 @@ class _Block(Loss):
             proxies=first.proxies if own else None,
             memory_budget=min((loss.memory_budget for loss in losses if loss.memory_budget is not None), default=None),
         )
-        separable = all(loss.separable for loss in losses)
-        self.execution = "dense" if "dense" in executions or not separable else "tiled" if "tiled" in executions else "auto"
+        self.separable = all(loss.separable for loss in losses)
+        self.execution = "dense" if "dense" in executions or not self.separable else "tiled" if "tiled" in executions else "auto"
         self.parts = list(losses)  # they belong to the sum
+
+    def facts(self, call: Call) -> tuple[Any, ...]:
+        """How many facts each loss has, and then those of all."""
+        facts = [loss.facts(call) for loss in self.parts]
+        return *map(len, facts), *chain(*facts)
 
     def per_anchor(self, s_n: Scores, s_p: Scores) -> tuple[Terms, ...]:
         """The terms of all."""
+        sizes, facts = s_p.facts[: len(self.parts)], iter(s_p.facts[len(self.parts) :])
         every = torch.ones(s_n.value.shape[0], dtype=torch.bool, device=s_n.value.device)
         terms: list[Terms] = []
         for k, (loss, weight) in enumerate(zip(self.parts, self.weights, strict=True)):
-            n, p = (s_n, s_p) if loss.miner is None else loss.miner(_seeded(s_n, k), _seeded(s_p, k))
+            own = tuple(islice(facts, sizes[k]))
+            n, p = _own(s_n, k, own), _own(s_p, k, own)
+            if loss.miner is not None:
+                n, p = loss.miner(n, p)
             result = loss.per_anchor(n, p)
             sums = totals(result, n, p, every, needs_positives=loss.needs_positives, needs_negatives=loss.needs_negatives)
             divisor = _divisor(loss.reduction, sums)
@@ -204,21 +217,22 @@ class _Seeds(Miner):
         return torch.stack([known[0] if seed is None else seed for seed in seeds]) if known else None
 
 
-def _seeded(scores: Scores, k: int) -> Scores:
-    """The same scores with the seed of miner `k` alone."""
+def _own(scores: Scores, k: int, facts: tuple[Any, ...]) -> Scores:
+    """The same scores with the seed of miner `k` alone, and with the facts of its loss."""
     block = scores.block
-    if block is None or block.seed is None:
-        return scores
+    assert block is not None
     return Scores(
         scores.value,
         scores._mask,
         excluded=scores.excluded,
         num_excluded=scores._num_excluded,
         columns=scores.columns,
-        block=replace(block, seed=block.seed[k]),
+        block=replace(block, seed=None if block.seed is None else block.seed[k], facts=facts),
+        harmless=scores.harmless,
     )
 
 
+@suggest_keywords
 class GradCache(nn.Module):
     """A loss of a whole batch behind an encoder that takes the batch in chunks: exact gradients in the memory of one chunk.
 

@@ -6,9 +6,11 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from metriczoo._checks import Bounds
+from metriczoo._checks import Bounds, check_flag
 from metriczoo.functional.easy_positive import easy_positive
+from metriczoo.losses._learned import number_of
 from metriczoo.losses.base import Loss
+from metriczoo.losses.tags import Tags
 from metriczoo.scores import Scores, Terms
 
 __all__ = ["EasyPositiveLoss"]
@@ -39,7 +41,13 @@ class EasyPositiveLoss(Loss):
     def __init__(self, temperature: float = 0.1, *, semi_hard: bool = False, **options: Any) -> None:
         super().__init__(**options)
         self._set(temperature=temperature)
-        self.semi_hard = bool(semi_hard)
+        self.semi_hard = check_flag("semi_hard", semi_hard)
+
+    @property
+    def tags(self) -> Tags:
+        """One triplet per anchor. Beyond the positive, a negative that comes nearer may drop out."""
+        bound = None if self.semi_hard else 1 / number_of(self.temperature)
+        return Tags(monotone=not self.semi_hard, shift=True, bound=bound, saturates=False, needs_positives=True, needs_negatives=True)
 
     def per_anchor(self, s_n: Scores, s_p: Scores) -> Terms:
         """Terms over anchors."""

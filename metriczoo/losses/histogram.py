@@ -10,15 +10,15 @@ from torch import Tensor
 from metriczoo._checks import Bounds, check_count
 from metriczoo._execution import tracing
 from metriczoo.functional.histogram import difference_histogram, dynamic_soft_margin, histogram
-from metriczoo.losses._coupled import CoupledLoss
-from metriczoo.losses._points import UnitEuclidean
+from metriczoo.losses.base import Loss
+from metriczoo.losses.tags import Tags
 from metriczoo.scores import Scores, Terms
-from metriczoo.similarity import Similarity
+from metriczoo.similarity import NegativeEuclidean, Similarity
 
 __all__ = ["DynamicSoftMarginLoss", "HistogramLoss"]
 
 
-class HistogramLoss(CoupledLoss):
+class HistogramLoss(Loss):
     """Histogram loss: `functional.histogram`.
 
     Its histograms are over all pairs of the batch: it couples anchors and runs dense.
@@ -37,16 +37,23 @@ class HistogramLoss(CoupledLoss):
         Ustinova, Lempitsky. Learning Deep Embeddings with Histogram Loss. NIPS 2016.
     """
 
+    separable = False
+
     def __init__(self, num_bins: int = 100, **options: Any) -> None:
         super().__init__(**options)
         self.num_bins = check_count("num_bins", num_bins)
+
+    @property
+    def tags(self) -> Tags:
+        """The bins are at absolute cosines; where no positive and no negative share a bin nothing is left."""
+        return Tags(shift=False, saturates=self.num_bins > 1, needs_positives=True, needs_negatives=True)
 
     def per_anchor(self, s_n: Scores, s_p: Scores) -> Terms:
         """Terms over negative pairs."""
         return histogram(s_n, s_p, num_bins=self.num_bins)
 
 
-class DynamicSoftMarginLoss(CoupledLoss):
+class DynamicSoftMarginLoss(Loss):
     """Dynamic soft margin: `functional.dynamic_soft_margin`, on Euclidean distances of unit vectors.
 
     A histogram of the differences met so far is kept in a buffer. In training mode each call adds its own before it weighs them, so the
@@ -71,6 +78,7 @@ class DynamicSoftMarginLoss(CoupledLoss):
     momentum: float | Tensor
     histogram: Tensor
 
+    separable = False
     bounds: ClassVar = {"momentum": Bounds(0, 1, open_low=True)}
 
     def __init__(self, *, num_bins: int = 511, momentum: float = 0.01, **options: Any) -> None:
@@ -81,7 +89,20 @@ class DynamicSoftMarginLoss(CoupledLoss):
 
     def default_similarity(self) -> Similarity:
         """Euclidean distance of unit vectors, negated."""
-        return UnitEuclidean()
+        return NegativeEuclidean(normalize=True)
+
+    @property
+    def tags(self) -> Tags:
+        """The weights are ranks among past triplets, and constants."""
+        return Tags(
+            monotone=False,
+            shift=True,
+            bound=lambda n, p: p,
+            saturates=False,
+            self_paced=True,
+            needs_positives=True,
+            needs_negatives=True,
+        )
 
     def per_anchor(self, s_n: Scores, s_p: Scores) -> Terms:
         """Terms over pairs (anchor, positive)."""

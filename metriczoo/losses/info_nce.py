@@ -7,12 +7,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from metriczoo._checks import Bounds, check_choice
+from metriczoo._checks import Bounds, check_choice, check_flag
 from metriczoo.columns import Columns, Points, Relation, RelationColumns
 from metriczoo.functional.info_nce import SUPCON_FORMS, decoupled_contrastive, nt_xent, supcon, weighted_decoupled_contrastive
-from metriczoo.losses._coupled import CoupledLoss
-from metriczoo.losses._learned import LearnedPositive, value_of
+from metriczoo.losses._learned import LearnedPositive, number_of, value_of
 from metriczoo.losses.base import Loss
+from metriczoo.losses.tags import Tags
 from metriczoo.scores import Scores, Terms
 
 __all__ = ["DecoupledContrastiveLoss", "InfoNCELoss", "NTXentLoss", "SupConLoss", "WeightedDecoupledContrastiveLoss"]
@@ -53,13 +53,23 @@ class NTXentLoss(Loss):
     def __init__(self, temperature: float = 0.1, *, symmetric: bool = False, learn_temperature: bool = False, **options: Any) -> None:
         super().__init__(**options)
         self._set(temperature=temperature)
-        self.symmetric = bool(symmetric)
-        if learn_temperature:
+        self.symmetric = check_flag("symmetric", symmetric)
+        if check_flag("learn_temperature", learn_temperature):
             self.temperature = LearnedPositive(temperature, low=0.01, high=100.0)
+
+    @property
+    def tags(self) -> Tags:
+        """Each positive pulls as the negatives that beat it push: alike and bounded."""
+        t = number_of(self.temperature)
+        alone = not self.symmetric
+        return Tags(shift=True, bound=lambda n, p: p / t, saturates=False, needs_positives=True, needs_negatives=True, per_point=alone)
 
     def per_anchor(self, s_n: Scores, s_p: Scores) -> Terms:
         """Terms over pairs (anchor, positive)."""
         return nt_xent(s_n, s_p, temperature=value_of(self.temperature))
+
+    def _streams(self, num_references: int, anchors: Tensor) -> bool:
+        return not self.symmetric and super()._streams(num_references, anchors)
 
     def _columns(self, anchors: Points, points: Points, prepared: Tensor, compared: Tensor | None) -> tuple[Columns, Tensor, Tensor | None]:
         if not self.symmetric or compared is None:
@@ -113,6 +123,13 @@ class SupConLoss(Loss):
         self._set(temperature=temperature)
         self.form = check_choice("form", form, SUPCON_FORMS)
 
+    @property
+    def tags(self) -> Tags:
+        """Outside of the logarithm positives compete: one with more than its share is pushed away."""
+        inside = self.form == "in"
+        bound = 1 / number_of(self.temperature) if inside else None
+        return Tags(signs=inside, monotone=inside, shift=True, bound=bound, saturates=False, needs_positives=True, needs_negatives=False)
+
     def per_anchor(self, s_n: Scores, s_p: Scores) -> Tensor:
         """One number per anchor."""
         return supcon(s_n, s_p, temperature=self.temperature, form=self.form)
@@ -145,12 +162,18 @@ class DecoupledContrastiveLoss(Loss):
         super().__init__(**options)
         self._set(temperature=temperature)
 
+    @property
+    def tags(self) -> Tags:
+        """The pull never fades."""
+        t = number_of(self.temperature)
+        return Tags(shift=True, bound=lambda n, p: p / t, saturates=False, needs_positives=True, needs_negatives=True)
+
     def per_anchor(self, s_n: Scores, s_p: Scores) -> Terms:
         """Terms over pairs (anchor, positive)."""
         return decoupled_contrastive(s_n, s_p, temperature=self.temperature)
 
 
-class WeightedDecoupledContrastiveLoss(CoupledLoss):
+class WeightedDecoupledContrastiveLoss(Loss):
     """Decoupled contrastive loss with weighted positives (DCLW): `functional.weighted_decoupled_contrastive`.
 
     The weights are relative to all positive pairs of the batch: it couples anchors and runs dense.
@@ -173,11 +196,17 @@ class WeightedDecoupledContrastiveLoss(CoupledLoss):
     temperature: float | Tensor
     weight_temperature: float | Tensor
 
+    separable = False
     bounds: ClassVar = {"temperature": _POSITIVE, "weight_temperature": _POSITIVE}
 
     def __init__(self, temperature: float = 0.1, *, weight_temperature: float = 0.5, **options: Any) -> None:
         super().__init__(**options)
         self._set(temperature=temperature, weight_temperature=weight_temperature)
+
+    @property
+    def tags(self) -> Tags:
+        """The weights are part of the gradient, so that a near positive may be pushed away."""
+        return Tags(signs=False, monotone=False, shift=True, saturates=False, needs_positives=True, needs_negatives=True)
 
     def per_anchor(self, s_n: Scores, s_p: Scores) -> Terms:
         """Terms over pairs (anchor, positive)."""

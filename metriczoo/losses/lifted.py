@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -9,6 +10,7 @@ from torch import Tensor
 from metriczoo._checks import Bounds
 from metriczoo.functional.lifted import generalized_lifted_structure, lifted_structure
 from metriczoo.losses.base import Loss
+from metriczoo.losses.tags import Tags
 from metriczoo.scores import Scores, Terms
 from metriczoo.similarity import NegativeEuclidean, Similarity
 
@@ -32,7 +34,8 @@ class LiftedStructureLoss(Loss):
         tensor(0.1694)
 
     Relations:
-        Each positive is compared with all negatives of its anchor, which costs a matrix product per positive.
+        Each positive is compared with all negatives of its anchor. In a batch compared with itself these scores are there already; with
+        other references, behind a miner, or with ids or ignored labels it costs a matrix product per positive.
 
     References:
         Song, Xiang, Jegelka, Savarese. Deep Metric Learning via Lifted Structured Feature Embedding. CVPR 2016.
@@ -40,6 +43,7 @@ class LiftedStructureLoss(Loss):
 
     margin: float | Tensor
 
+    compares_positives = True
     bounds: ClassVar = {"margin": _NOT_NEGATIVE}
 
     def __init__(self, margin: float = 1.0, **options: Any) -> None:
@@ -49,6 +53,11 @@ class LiftedStructureLoss(Loss):
     def default_similarity(self) -> Similarity:
         """Euclidean distance, negated."""
         return NegativeEuclidean()
+
+    @property
+    def tags(self) -> Tags:
+        """A squared hinge: distances of a pair and of its negatives may grow together, and the pull has no bound."""
+        return Tags(shift=True, bound=math.inf, saturates=True, needs_positives=True, needs_negatives=True)
 
     def per_anchor(self, s_n: Scores, s_p: Scores) -> Terms:
         """Terms over pairs (anchor, positive)."""
@@ -83,6 +92,11 @@ class GeneralizedLiftedStructureLoss(Loss):
     def default_similarity(self) -> Similarity:
         """Euclidean distance, negated."""
         return NegativeEuclidean()
+
+    @property
+    def tags(self) -> Tags:
+        """A hinge on the smooth difference of the farthest positive and the nearest negative."""
+        return Tags(shift=True, bound=1.0, saturates=True, needs_positives=True, needs_negatives=True)
 
     def per_anchor(self, s_n: Scores, s_p: Scores) -> Tensor:
         """One number per anchor."""

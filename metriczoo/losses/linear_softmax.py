@@ -7,11 +7,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from metriczoo._checks import Bounds
+from metriczoo._checks import Bounds, check_flag
 from metriczoo.columns import Columns
 from metriczoo.functional.linear_softmax import l2_softmax, norm_face, softmax
 from metriczoo.losses._learned import LearnedPositive, value_of
 from metriczoo.losses.base import Loss
+from metriczoo.losses.tags import Tags
+from metriczoo.references import References
 from metriczoo.scores import Scores
 from metriczoo.similarity import InnerProduct, Similarity, unit
 
@@ -28,7 +30,7 @@ class _ScaledLoss(Loss):
     def __init__(self, scale: float | Tensor, learnable: bool, **options: Any) -> None:
         super().__init__(**options)
         self._set(scale=scale)
-        if learnable:
+        if check_flag("learnable", learnable):
             self.scale = LearnedPositive(scale, low=0.01, high=1000.0)
 
 
@@ -40,7 +42,7 @@ class _LinearLoss(Loss):
     def __init__(self, bias: bool, **options: Any) -> None:
         super().__init__(**options)
         self.bias: nn.Parameter | None = None
-        if bias:
+        if check_flag("bias", bias):
             if self.proxies is None or not self.similarity.is_product:
                 raise ValueError("Expected `bias=True` to come with proxies and with an inner product for `similarity`.")
             self.bias = nn.Parameter(torch.zeros_like(self.proxies.weight[:, 0]))
@@ -57,8 +59,12 @@ class _LinearLoss(Loss):
             raise ValueError("Expected no `references` in a call of a loss with `bias=True`, since only its proxies have biases.")
         # One more coordinate: scale * (x, 1 / scale) . (w, b) = scale * x . w + b
         one = (torch.ones_like(prepared[:, :1]) / value_of(self.scale)).to(prepared.dtype)
-        bias = self.bias.to(compared.dtype).unsqueeze(1)
-        return columns, torch.cat([prepared, one], dim=1), torch.cat([compared, bias], dim=1)
+        bias: Tensor = self.bias
+        if len(compared) < len(bias):  # sampled proxies, those of a class side by side
+            assert self.proxies is not None and columns.labels is not None
+            per_class = self.proxies.per_class
+            bias = bias[columns.labels * per_class + torch.arange(len(compared), device=bias.device) % per_class]
+        return columns, torch.cat([prepared, one], dim=1), torch.cat([compared, bias.to(compared.dtype).unsqueeze(1)], dim=1)
 
 
 class SoftmaxLoss(_LinearLoss):
@@ -92,6 +98,11 @@ class SoftmaxLoss(_LinearLoss):
     def __init__(self, num_classes: int | None = None, embedding_dim: int | None = None, *, bias: bool = False, **options: Any) -> None:
         super().__init__(bias, num_classes=num_classes, embedding_dim=embedding_dim, **options)
         self.scale = 1.0
+
+    @property
+    def tags(self) -> Tags:
+        """Pull and push are alike and bounded."""
+        return Tags(shift=True, bound=1.0, saturates=False, needs_positives=True, needs_negatives=True)
 
     def per_anchor(self, s_n: Scores, s_p: Scores) -> Tensor:
         """One number per anchor."""
@@ -137,11 +148,20 @@ class L2SoftmaxLoss(_ScaledLoss, _LinearLoss):
     ) -> None:
         super().__init__(scale, learnable, bias=bias, num_classes=num_classes, embedding_dim=embedding_dim, **options)
 
+    @property
+    def tags(self) -> Tags:
+        """As of the softmax, times the scale."""
+        return Tags(shift=True, bound=float(self.scale), saturates=False, needs_positives=True, needs_negatives=True)
+
     def per_anchor(self, s_n: Scores, s_p: Scores) -> Tensor:
         """One number per anchor."""
         return l2_softmax(s_n, s_p, scale=value_of(self.scale))
 
     def _meet(self, anchors: Tensor, labels: Tensor, references: Any, ids: Tensor | None) -> tuple[Columns, Tensor, Tensor | None]:
+        entries = references if isinstance(references, list) else [self.proxies if references is None else references]
+        if any(entry is None for entry in entries):  # in the place of class weights the batch keeps its norms
+            ids = torch.arange(len(anchors), device=anchors.device) if ids is None else ids
+            references = [References(anchors, labels, ids) if entry is None else entry for entry in entries]
         return super()._meet(unit(anchors), labels, references, ids)
 
 
@@ -178,6 +198,11 @@ class NormFaceLoss(_ScaledLoss):
         **options: Any,
     ) -> None:
         super().__init__(scale, learnable, num_classes=num_classes, embedding_dim=embedding_dim, **options)
+
+    @property
+    def tags(self) -> Tags:
+        """As of the softmax, times the scale."""
+        return Tags(shift=True, bound=float(self.scale), saturates=False, needs_positives=True, needs_negatives=True)
 
     def per_anchor(self, s_n: Scores, s_p: Scores) -> Tensor:
         """One number per anchor."""

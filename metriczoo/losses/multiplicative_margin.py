@@ -7,10 +7,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from metriczoo._checks import Bounds, check_choice, check_number, describe
+from metriczoo._checks import Bounds, check_choice, check_number, describe, suggest_keywords
 from metriczoo.functional._angles import GRADIENTS
 from metriczoo.functional.linear_softmax import large_margin_softmax, sphere_face
-from metriczoo.losses._context import Call, ContextLoss, norm, numbers_of, reference_norms, writable
+from metriczoo.losses._heads import norm, norms_of_positives, writable
+from metriczoo.losses.base import Call, Loss
+from metriczoo.losses.tags import Tags
 from metriczoo.scores import Scores
 from metriczoo.similarity import InnerProduct, Similarity
 
@@ -19,6 +21,7 @@ __all__ = ["Annealing", "LargeMarginSoftmaxLoss", "SphereFaceLoss"]
 _POSITIVE, _NOT_NEGATIVE = Bounds(0, open_low=True), Bounds(0)
 
 
+@suggest_keywords
 class Annealing(nn.Module):
     r"""The weight of the plain cosine beside the margin, which falls from one training step to the next.
 
@@ -57,7 +60,7 @@ class Annealing(nn.Module):
         return (self.start * (1 + self.decay * self.step).pow(-self.power)).clamp(min=self.minimum)
 
 
-class _MultipliedAngleLoss(ContextLoss):
+class _MultipliedAngleLoss(Loss):
     annealing: Annealing | None
     margin: float
 
@@ -72,7 +75,7 @@ class _MultipliedAngleLoss(ContextLoss):
         self.gradient = check_choice("gradient", gradient, GRADIENTS)
 
     def _weight(self, like: Tensor) -> Tensor:
-        return like.new_zeros(()) if self.annealing is None else self.annealing(training=writable(self))
+        return like.new_zeros(()) if self.annealing is None else self.annealing(training=writable(self)).to(like.dtype)
 
 
 class LargeMarginSoftmaxLoss(_MultipliedAngleLoss):
@@ -102,8 +105,6 @@ class LargeMarginSoftmaxLoss(_MultipliedAngleLoss):
         Liu, Wen, Yu, Yang. Large-Margin Softmax Loss for Convolutional Neural Networks. ICML 2016.
     """
 
-    needs_references = True
-
     def __init__(
         self,
         num_classes: int | None = None,
@@ -122,14 +123,22 @@ class LargeMarginSoftmaxLoss(_MultipliedAngleLoss):
         """Inner product."""
         return InnerProduct()
 
-    def numbers(self, call: Call) -> list[Tensor]:
-        """The norm of each embedding, and the annealing."""
-        return [norm(call.prepared), self._weight(call.prepared)]
+    def facts(self, call: Call) -> tuple[Tensor, ...]:
+        """The norms of embeddings and of their own proxies, and the annealing."""
+        return norm(call.prepared), norms_of_positives(call), self._weight(call.prepared)
+
+    @property
+    def tags(self) -> Tags:
+        """An angle that counts several times: not the same under a shift, and a constant to the detached gradient."""
+        paced = self.gradient == "detached" and self.margin > 1
+        return Tags(
+            shift=None if self.margin == 1 else False, saturates=False, self_paced=paced, needs_positives=True, needs_negatives=True
+        )
 
     def per_anchor(self, s_n: Scores, s_p: Scores) -> Tensor:
         """One number per anchor."""
-        length, annealing = numbers_of(s_p)
-        norms = length.unsqueeze(1) * reference_norms(s_p)
+        own, others, annealing = s_p.facts
+        norms = s_p.of_anchors(own).unsqueeze(1) * s_p.of_references(others)
         return large_margin_softmax(s_n, s_p, norms, margin=self.margin, annealing=annealing, gradient=self.gradient)
 
 
@@ -180,12 +189,19 @@ class SphereFaceLoss(_MultipliedAngleLoss):
         else:
             self._set(scale=scale)
 
-    def numbers(self, call: Call) -> list[Tensor]:
+    def facts(self, call: Call) -> tuple[Tensor, ...]:
         """The norm of each embedding, and the annealing."""
-        return [norm(call.anchors), self._weight(call.prepared)]
+        return norm(call.anchors), self._weight(call.prepared)
+
+    @property
+    def tags(self) -> Tags:
+        """An angle that counts several times: not the same under a shift, and a constant to the detached gradient."""
+        paced = self.gradient == "detached" and self.margin > 1
+        shift, scale = (None if self.margin == 1 else False), (False if self.scale is None else None)
+        return Tags(shift=shift, saturates=False, self_paced=paced, needs_positives=True, needs_negatives=True, scale=scale)
 
     def per_anchor(self, s_n: Scores, s_p: Scores) -> Tensor:
         """One number per anchor."""
-        length, annealing = numbers_of(s_p)
-        scale = length if self.scale is None else self.scale
+        norms, annealing = s_p.facts
+        scale = s_p.of_anchors(norms) if self.scale is None else self.scale
         return sphere_face(s_n, s_p, scale=scale, margin=self.margin, annealing=annealing, gradient=self.gradient)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar
 
 from torch import Tensor
-from torch.nn.functional import pad
 
 from metriczoo._checks import Bounds
-from metriczoo.columns import Columns, Points
 from metriczoo.functional.n_pairs import angular, n_pairs
-from metriczoo.losses._points import PointColumns, by_group, points_of
-from metriczoo.losses.base import Loss
+from metriczoo.losses._learned import number_of
+from metriczoo.losses.base import Call, Loss
+from metriczoo.losses.tags import Tags
 from metriczoo.scores import Scores, Terms
 from metriczoo.similarity import InnerProduct, Similarity
 
@@ -55,20 +55,23 @@ class NPairsLoss(Loss):
         """Inner product."""
         return InnerProduct()
 
+    @property
+    def tags(self) -> Tags:
+        """Each positive pulls as the negatives that beat it push: alike and bounded."""
+        return Tags(shift=True, bound=lambda n, p: p, saturates=False, needs_positives=True, needs_negatives=True)
+
+    def facts(self, call: Call) -> tuple[Tensor, ...]:
+        """The squared norms of anchors and of references, where they count."""
+        return (call.prepared.square().sum(1), call.compared.square().sum(1)) if self._penalised else ()
+
     def per_anchor(self, s_n: Scores, s_p: Scores) -> Terms:
         """Terms over pairs (anchor, positive)."""
         return n_pairs(s_n, s_p, penalty=self._penalty(s_p) if self._penalised else 0.0)
 
     def _penalty(self, s_p: Scores) -> Tensor:
-        """`[b, p]`, or what can be expanded to it."""
-        points = points_of(s_p)
-        own, others = (x.square().sum(1) for x in (points.anchors, points.references))
-        near = pad(others, (0, 1))[s_p.columns] if s_p.columns is not None else others
-        return self.norm_penalty * (by_group(own, s_p).unsqueeze(1) + near) / 2
-
-    def _columns(self, anchors: Points, points: Points, prepared: Tensor, compared: Tensor | None) -> tuple[Columns, Tensor, Tensor | None]:
-        columns, prepared, compared = super()._columns(anchors, points, prepared, compared)
-        return PointColumns(columns, anchors.labels) if self._penalised else columns, prepared, compared
+        """`[b, p]`."""
+        own, others = s_p.facts
+        return self.norm_penalty * (s_p.of_anchors(own).unsqueeze(1) + s_p.of_references(others)) / 2
 
 
 class AngularLoss(Loss):
@@ -84,8 +87,8 @@ class AngularLoss(Loss):
         tensor(1.0986)
 
     Relations:
-        Each positive is compared with all negatives of its anchor, which costs a matrix product per positive: with k references of a
-        class, about k times the time of a loss on `s_n` and `s_p` alone.
+        Each positive is compared with all negatives of its anchor. In a batch compared with itself these scores are there already; with
+        other references, behind a miner, or with ids or ignored labels it costs a matrix product per positive.
 
     References:
         Wang, Zhou, Wen, Liu, Lin. Deep Metric Learning with Angular Loss. ICCV 2017.
@@ -93,11 +96,20 @@ class AngularLoss(Loss):
 
     angle: float | Tensor
 
+    compares_positives = True
     bounds: ClassVar = {"angle": Bounds(0, 90, open_low=True, open_high=True)}
 
     def __init__(self, angle: float = 45.0, **options: Any) -> None:
         super().__init__(**options)
         self._set(angle=angle)
+
+    @property
+    def tags(self) -> Tags:
+        """Push and pull balance at 30 degrees only."""
+        square = math.tan(math.radians(number_of(self.angle))) ** 2
+        balanced = math.isclose(square, 1 / 3, rel_tol=1e-12)
+        bound = 2 * (1 + square)
+        return Tags(shift=balanced, bound=lambda n, p: p * bound, saturates=False, needs_positives=True, needs_negatives=True)
 
     def per_anchor(self, s_n: Scores, s_p: Scores) -> Terms:
         """Terms over pairs (anchor, positive)."""

@@ -7,11 +7,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from metriczoo._checks import Bounds
+from metriczoo._checks import Bounds, check_flag
 from metriczoo.columns import Columns
 from metriczoo.functional.neighbours import instance, nca, soft_nearest_neighbor
-from metriczoo.losses._learned import LearnedPositive, value_of
+from metriczoo.losses._learned import LearnedPositive, number_of, value_of
 from metriczoo.losses.base import Loss
+from metriczoo.losses.tags import Tags
 from metriczoo.references import References, as_references
 from metriczoo.scores import Scores
 from metriczoo.similarity import NegativeSquaredEuclidean, Similarity
@@ -50,6 +51,11 @@ class NCALoss(Loss):
         """Squared Euclidean distance, negated."""
         return NegativeSquaredEuclidean()
 
+    @property
+    def tags(self) -> Tags:
+        """The share of the class in a softmax: pull and push are alike and bounded."""
+        return Tags(shift=True, bound=number_of(self.scale), saturates=False, needs_positives=True, needs_negatives=True)
+
     def per_anchor(self, s_n: Scores, s_p: Scores) -> Tensor:
         """One number per anchor."""
         return nca(s_n, s_p, scale=self.scale)
@@ -79,12 +85,17 @@ class SoftNearestNeighborLoss(Loss):
     def __init__(self, temperature: float = 1.0, *, learn_temperature: bool = False, **options: Any) -> None:
         super().__init__(**options)
         self._set(temperature=temperature)
-        if learn_temperature:
+        if check_flag("learn_temperature", learn_temperature):
             self.temperature = LearnedPositive(temperature, low=0.01, high=1e4)
 
     def default_similarity(self) -> Similarity:
         """Squared Euclidean distance, negated."""
         return NegativeSquaredEuclidean()
+
+    @property
+    def tags(self) -> Tags:
+        """The share of the class in a softmax: pull and push are alike and bounded."""
+        return Tags(shift=True, bound=1 / number_of(self.temperature), saturates=False, needs_positives=True, needs_negatives=True)
 
     def per_anchor(self, s_n: Scores, s_p: Scores) -> Tensor:
         """One number per anchor."""
@@ -121,6 +132,11 @@ class InstanceLoss(Loss):
     def __init__(self, scale: float = 32.0, **options: Any) -> None:
         super().__init__(**options)
         self._set(scale=scale)
+
+    @property
+    def tags(self) -> Tags:
+        """A softmax. In a batch compared with itself an instance is a positive of its own."""
+        return Tags(shift=True, bound=number_of(self.scale), saturates=False, needs_positives=False, needs_negatives=True, per_point=False)
 
     def per_anchor(self, s_n: Scores, s_p: Scores) -> Tensor:
         """One number per instance."""

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from metriczoo import functional as F
-from metriczoo._checks import Bounds, check_choice, check_count
+from metriczoo._checks import Bounds, check_choice, check_count, check_flag
 from metriczoo.functional._pairs import PENALTIES
-from metriczoo.losses.base import Loss
+from metriczoo.functional.unified import POOLINGS
+from metriczoo.losses._learned import number_of
+from metriczoo.losses.base import Call, Loss
+from metriczoo.losses.tags import Tags
 from metriczoo.scores import Scores, Terms
 from metriczoo.similarity import NegativeEuclidean, NegativeSquaredEuclidean, Similarity
 
@@ -54,6 +59,12 @@ class ContrastiveLoss(Loss):
         """Euclidean distance, negated."""
         return NegativeEuclidean()
 
+    @property
+    def tags(self) -> Tags:
+        """Absolute thresholds: not the same under a shift of all scores."""
+        bound = math.inf if self.similarity.is_distance else lambda n, p: p
+        return Tags(shift=False, bound=bound, saturates=True, needs_positives=False, needs_negatives=False)
+
     def per_anchor(self, s_n: Scores, s_p: Scores) -> tuple[Terms, Terms]:
         """Terms of positive and of negative pairs."""
         loss = F.contrastive if self.similarity.is_distance else F.contrastive_cosine
@@ -90,19 +101,63 @@ class TripletMarginLoss(Loss):
     def __init__(self, margin: float = 0.2, *, penalty: str = "hinge", swap: bool = False, **options: Any) -> None:
         super().__init__(**options)
         self._set(margin=margin)
-        self.penalty, self.swap = check_choice("penalty", penalty, PENALTIES), bool(swap)
+        self.penalty, self.swap = check_choice("penalty", penalty, PENALTIES), check_flag("swap", swap)
+        self.compares_positives = self.swap
+
+    @property
+    def tags(self) -> Tags:
+        """Each triplet pulls and pushes alike."""
+        bound = math.inf if self.penalty == "squared" else lambda n, p: n * p
+        return Tags(shift=True, bound=bound, saturates=self.penalty != "soft", needs_positives=True, needs_negatives=True)
 
     def per_anchor(self, s_n: Scores, s_p: Scores) -> Terms:
         """Terms over triplets."""
         return F.triplet_margin(s_n, s_p, margin=self.margin, penalty=self.penalty, swap=self.swap)
 
 
-class UnifiedLoss(Loss):
+class _PooledLoss(Loss):
+    """What the unified and the circle loss share: one group per anchor, or one for all pairs of the batch."""
+
+    margin: float | Tensor
+    scale: float | Tensor
+
+    bounds: ClassVar = {"margin": _NOT_NEGATIVE, "scale": _POSITIVE}
+
+    def __init__(self, margin: float, scale: float, pooling: str, **options: Any) -> None:
+        self.separable = check_choice("pooling", pooling, POOLINGS) == "anchor"  # which `Loss` looks at
+        super().__init__(**options)
+        self._set(margin=margin, scale=scale)
+        self.pooling = pooling
+
+    def facts(self, call: Call) -> tuple[Any, ...]:
+        """Of pooling over the batch: which anchors are references, too, `[N]`, and which references anchors, `[n]`."""
+        return () if self.separable else _twins(call)
+
+    def _weights(self, s_n: Scores, s_p: Scores) -> tuple[Tensor, Tensor] | None:
+        """A pair that is met from both of its ends counts once in all, as in the code that pools over the batch."""
+        if s_p.block is None or not s_p.block.facts:  # of scores that no call has made, every cell is a pair
+            return None
+        rows, cells = s_p.facts
+        half_n, half_p = (s.of_anchors(rows).unsqueeze(1) & s.of_references(cells) for s in (s_n, s_p))
+        return 1 - 0.5 * half_n.to(s_n.value.dtype), 1 - 0.5 * half_p.to(s_p.value.dtype)
+
+    def _reduced(self, loss: Tensor, s_n: Scores, s_p: Scores) -> Tensor | Terms:
+        if self.separable:
+            return loss
+        some = s_n.count() + s_p.count() > 0
+        first = (some & (some.cumsum(0) == 1)).long()  # there is one group, which some anchor has to count
+        return Terms(loss, first, first * (loss != 0))
+
+
+class UnifiedLoss(_PooledLoss):
     """The unified loss of pair and class-level learning: `functional.unified`.
 
     Args:
         margin: m >= 0.
         scale: gamma > 0.
+        pooling: `"anchor"`, a loss for each anchor, as in the paper, or `"batch"`: one for all pairs of the batch, where a pair that is met
+            from both of its ends counts once. It couples anchors and runs dense. There is one group, so all reductions are the same but
+            "none", where the anchors share the loss equally.
         options: as of `Loss`; with `num_classes` and `embedding_dim` (or `proxies`) it compares with class proxies.
 
     Example:
@@ -114,27 +169,30 @@ class UnifiedLoss(Loss):
         Sun et al. Circle Loss: A Unified Perspective of Pair Similarity Optimization. CVPR 2020, equation 1.
     """
 
-    margin: float | Tensor
-    scale: float | Tensor
+    def __init__(self, margin: float = 0.25, scale: float = 256.0, *, pooling: str = "anchor", **options: Any) -> None:
+        super().__init__(margin, scale, pooling, **options)
 
-    bounds: ClassVar = {"margin": _NOT_NEGATIVE, "scale": _POSITIVE}
+    @property
+    def tags(self) -> Tags:
+        """A smooth hardest triplet: pull and push are alike and bounded."""
+        return Tags(shift=True, bound=number_of(self.scale), saturates=False, needs_positives=True, needs_negatives=True)
 
-    def __init__(self, margin: float = 0.25, scale: float = 256.0, **options: Any) -> None:
-        super().__init__(**options)
-        self._set(margin=margin, scale=scale)
-
-    def per_anchor(self, s_n: Scores, s_p: Scores) -> Tensor:
-        """One number per anchor."""
-        return F.unified(s_n, s_p, margin=self.margin, scale=self.scale)
+    def per_anchor(self, s_n: Scores, s_p: Scores) -> Tensor | Terms:
+        """One number per anchor, or the terms of the batch."""
+        weights = self._weights(s_n, s_p)
+        return self._reduced(F.unified(s_n, s_p, margin=self.margin, scale=self.scale, pooling=self.pooling, weights=weights), s_n, s_p)
 
 
-class CircleLoss(Loss):
+class CircleLoss(_PooledLoss):
     """Circle loss: `functional.circle`, on pairs of a batch or, with proxies, at class level.
 
     Args:
         margin: m >= 0.
         scale: gamma > 0.
         detach_weights: whether the weights of the similarities are constants to the gradient, as in the paper.
+        pooling: `"anchor"`, a loss for each anchor, as in the paper, or `"batch"`: one for all pairs of the batch, where a pair that is met
+            from both of its ends counts once. It couples anchors and runs dense. There is one group, so all reductions are the same but
+            "none", where the anchors share the loss equally.
         options: as of `Loss`; with `num_classes` and `embedding_dim` (or `proxies`) it compares with class proxies.
 
     Example:
@@ -146,19 +204,30 @@ class CircleLoss(Loss):
         Sun et al. Circle Loss: A Unified Perspective of Pair Similarity Optimization. CVPR 2020, equations 4 and 6.
     """
 
-    margin: float | Tensor
-    scale: float | Tensor
+    def __init__(
+        self, margin: float = 0.25, scale: float = 256.0, *, detach_weights: bool = True, pooling: str = "anchor", **options: Any
+    ) -> None:
+        super().__init__(margin, scale, pooling, **options)
+        self.detach_weights = check_flag("detach_weights", detach_weights)
 
-    bounds: ClassVar = {"margin": _NOT_NEGATIVE, "scale": _POSITIVE}
+    @property
+    def tags(self) -> Tags:
+        """Weights grow with the distance from the optimum, so that the gradient is not that of the value."""
+        paced = self.detach_weights
+        return Tags(signs=paced, monotone=False, shift=False, saturates=False, self_paced=paced, needs_positives=True, needs_negatives=True)
 
-    def __init__(self, margin: float = 0.25, scale: float = 256.0, *, detach_weights: bool = True, **options: Any) -> None:
-        super().__init__(**options)
-        self._set(margin=margin, scale=scale)
-        self.detach_weights = bool(detach_weights)
-
-    def per_anchor(self, s_n: Scores, s_p: Scores) -> Tensor:
-        """One number per anchor."""
-        return F.circle(s_n, s_p, margin=self.margin, scale=self.scale, detach_weights=self.detach_weights)
+    def per_anchor(self, s_n: Scores, s_p: Scores) -> Tensor | Terms:
+        """One number per anchor, or the terms of the batch."""
+        loss = F.circle(
+            s_n,
+            s_p,
+            margin=self.margin,
+            scale=self.scale,
+            detach_weights=self.detach_weights,
+            pooling=self.pooling,
+            weights=self._weights(s_n, s_p),
+        )
+        return self._reduced(loss, s_n, s_p)
 
 
 class LMNNLoss(Loss):
@@ -195,6 +264,22 @@ class LMNNLoss(Loss):
         """Squared Euclidean distance, negated."""
         return NegativeSquaredEuclidean()
 
+    @property
+    def tags(self) -> Tags:
+        """A pull of its own on each target."""
+        push_only = number_of(self.mu) == 1
+        return Tags(shift=push_only, saturates=push_only, needs_positives=True, needs_negatives=push_only)
+
     def per_anchor(self, s_n: Scores, s_p: Scores) -> Terms:
         """Terms over pairs (anchor, target)."""
         return F.lmnn(s_n, s_p, num_targets=self.num_targets, mu=self.mu, margin=self.margin)
+
+
+def _twins(call: Call) -> tuple[Tensor, Tensor]:
+    """Which anchors are references, too, `[N]` bool, and which references anchors, `[n]`: their pairs are met from both ends."""
+    ids, (num, width) = call.columns.ids, (len(call.prepared), len(call.compared))
+    if call.references is None or ids is None:
+        itself = torch.tensor(call.references is None, device=call.prepared.device)
+        return itself.expand(num), itself.expand(width)
+    same = (ids[0].unsqueeze(1) == ids[1]) & ((ids[0] >= 0) & call.columns.keep).unsqueeze(1)
+    return same.any(1), same.any(0)

@@ -11,10 +11,12 @@ from metriczoo._checks import Bounds
 from metriczoo.columns import Columns
 from metriczoo.functional import proxy as F
 from metriczoo.functional.regularizers import sparse_centers
-from metriczoo.losses._context import Call, ContextLoss, class_of, numbers_of, proxy_options
-from metriczoo.losses.base import Loss
+from metriczoo.losses._heads import class_of, classes_of, proxy_options
+from metriczoo.losses.base import Call, Loss
+from metriczoo.losses.tags import Tags
 from metriczoo.references import References, as_references
 from metriczoo.scores import Scores, Terms
+from metriczoo.similarity import Cosine
 from metriczoo.stores import Proxies
 
 __all__ = ["P2SGradLoss", "ProxyAnchorLoss", "ProxyNCALoss", "ProxyNCAPlusPlusLoss", "SoftTripleLoss"]
@@ -55,6 +57,11 @@ class ProxyNCALoss(Loss):
         default = 1.0 if self.similarity.is_distance else 2.0
         self._set(scale=default if scale is None else scale)
 
+    @property
+    def tags(self) -> Tags:
+        """A pull that does not fade, and a push that is as large."""
+        return Tags(shift=True, bound=float(self.scale), saturates=False, needs_positives=True, needs_negatives=True)
+
     def per_anchor(self, s_n: Scores, s_p: Scores) -> Tensor:
         """One number per anchor."""
         return F.proxy_nca(s_n, s_p, scale=self.scale)
@@ -94,6 +101,12 @@ class ProxyNCAPlusPlusLoss(Loss):
     ) -> None:
         super().__init__(num_classes=num_classes, embedding_dim=embedding_dim, **options)
         self._set(temperature=temperature)
+
+    @property
+    def tags(self) -> Tags:
+        """Pull and push are alike and bounded."""
+        bound = (1.0 if self.similarity.is_distance else 2.0) / float(self.temperature)
+        return Tags(shift=True, bound=bound, saturates=False, needs_positives=True, needs_negatives=True)
 
     def per_anchor(self, s_n: Scores, s_p: Scores) -> Tensor:
         """One number per anchor."""
@@ -142,6 +155,11 @@ class ProxyAnchorLoss(Loss):
         super().__init__(num_classes=num_classes, embedding_dim=embedding_dim, **options)
         self._set(margin=margin, scale=scale)
 
+    @property
+    def tags(self) -> Tags:
+        """Absolute thresholds, with proxies for anchors."""
+        return Tags(shift=False, bound=float(self.scale), saturates=False, needs_positives=False, needs_negatives=False, per_point=False)
+
     def per_anchor(self, s_n: Scores, s_p: Scores) -> tuple[Terms, Terms]:
         """Terms of proxies whose class is in the batch, and of all proxies."""
         return F.proxy_anchor(s_n, s_p, margin=self.margin, scale=self.scale)
@@ -162,7 +180,7 @@ class ProxyAnchorLoss(Loss):
         return super()._meet(embeddings, names, own, part_ids)
 
 
-class SoftTripleLoss(ContextLoss):
+class SoftTripleLoss(Loss):
     """SoftTriple: `functional.soft_triple` on cosines to several proxies per class, and a regulariser that merges those not needed.
 
     With other references than proxies, all references of one label are the proxies of their class, and there is no regulariser.
@@ -198,7 +216,6 @@ class SoftTripleLoss(ContextLoss):
     temperature: float | Tensor
     regularization: float | Tensor
 
-    needs_classes = True
     bounds: ClassVar = {"margin": _NOT_NEGATIVE, "scale": _POSITIVE, "temperature": _POSITIVE, "regularization": _NOT_NEGATIVE}
 
     def __init__(
@@ -216,19 +233,36 @@ class SoftTripleLoss(ContextLoss):
         super().__init__(**proxy_options(num_classes, embedding_dim, per_class, 10, options))
         self._set(margin=margin, scale=scale, temperature=temperature, regularization=regularization)
 
-    def numbers(self, call: Call) -> list[Tensor]:
-        """The regulariser, once for all anchors."""
+    @property
+    def tags(self) -> Tags:
+        """Of several proxies of a class, nearer ones gain weight, so that a far one of the own class may be pushed away."""
+        single = self.proxies is not None and self.proxies.per_class == 1
+        return Tags(
+            signs=single,
+            monotone=single,
+            shift=True,
+            bound=float(self.scale) if single else None,
+            saturates=False,
+            needs_positives=True,
+            needs_negatives=True,
+        )
+
+    def facts(self, call: Call) -> tuple[Any, ...]:
+        """The classes of references, and the regulariser, once for all anchors."""
         store = call.references
         if not isinstance(store, Proxies) or store.per_class == 1:
-            return [call.prepared.new_zeros(())]
-        weight = store.weight.view(store.num_classes, store.per_class, -1).to(call.prepared.dtype)
-        return [self.regularization * sparse_centers(weight)]
+            return *classes_of(call), 0.0
+        points = store.weight if len(call.points) == len(store.weight) else call.compared  # of the sampled classes only
+        weight = points.view(-1, store.per_class, points.shape[1]).to(call.prepared.dtype)
+        return *classes_of(call), self.regularization * sparse_centers(weight)
 
     def per_anchor(self, s_n: Scores, s_p: Scores) -> Tensor:
         """One number per anchor."""
-        (regularizer,), (classes, num_classes) = numbers_of(s_p), class_of(s_n)
-        loss = F.soft_triple(s_n, s_p, classes, num_classes=num_classes, margin=self.margin, scale=self.scale, temperature=self.temperature)
-        return loss + regularizer
+        classes, size, regularizer = s_p.facts
+        own = class_of(s_n, classes, size)
+        loss = F.soft_triple(s_n, s_p, own, num_classes=size, margin=self.margin, scale=self.scale, temperature=self.temperature)
+        total: Tensor = loss + regularizer
+        return total
 
 
 class P2SGradLoss(Loss):
@@ -256,6 +290,12 @@ class P2SGradLoss(Loss):
 
     def __init__(self, num_classes: int | None = None, embedding_dim: int | None = None, **options: Any) -> None:
         super().__init__(num_classes=num_classes, embedding_dim=embedding_dim, **options)
+
+    @property
+    def tags(self) -> Tags:
+        """A negative beyond 90 degrees is drawn back to there."""
+        bound = (lambda n, p: 2 * p) if isinstance(self.similarity, Cosine) else None
+        return Tags(signs=False, monotone=False, shift=False, bound=bound, saturates=False, needs_positives=True, needs_negatives=False)
 
     def per_anchor(self, s_n: Scores, s_p: Scores) -> Tensor:
         """One number per anchor."""

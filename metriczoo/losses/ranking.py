@@ -7,9 +7,12 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from metriczoo._checks import Bounds, check_choice, check_count, check_number, describe
+from metriczoo._checks import Bounds, check_choice, check_count, check_flag, check_number, describe
 from metriczoo.functional import ranking as F
+from metriczoo.functional._ranks import TAIL
+from metriczoo.losses._learned import number_of
 from metriczoo.losses.base import Loss
+from metriczoo.losses.tags import Tags
 from metriczoo.scores import Scores
 from metriczoo.similarity import Cosine, Similarity
 
@@ -51,6 +54,11 @@ class FastAPLoss(Loss):
         if not self.low < self.high:
             raise ValueError(f"Expected `low` to be less than `high`, but got {self.low} and {self.high}.")
 
+    @property
+    def tags(self) -> Tags:
+        """Positives compete, and the bins are at absolute scores."""
+        return Tags(signs=False, monotone=False, shift=False, saturates=self.num_bins > 1, needs_positives=True, needs_negatives=True)
+
     def per_anchor(self, s_n: Scores, s_p: Scores) -> Tensor:
         """One number per anchor."""
         return F.fast_ap(s_n, s_p, num_bins=self.num_bins, low=self.low, high=self.high)
@@ -88,7 +96,20 @@ class SmoothAPLoss(Loss):
     def __init__(self, temperature: float = 0.01, *, include_self: bool = False, **options: Any) -> None:
         super().__init__(**options)
         self._set(temperature=temperature)
-        self.include_self, self.self_score = bool(include_self), _self_score(self.similarity, include_self)
+        self.include_self = check_flag("include_self", include_self)
+        self.self_score = _self_score(self.similarity, self.include_self)
+
+    @property
+    def tags(self) -> Tags:
+        """Positives compete. The query itself, where it counts, has a score that does not move with the others."""
+        return Tags(
+            signs=False,
+            monotone=False,
+            shift=not self.include_self,
+            saturates=_saturates(self.similarity, self.temperature),
+            needs_positives=True,
+            needs_negatives=True,
+        )
 
     def per_anchor(self, s_n: Scores, s_p: Scores) -> Tensor:
         """One number per anchor."""
@@ -142,7 +163,14 @@ class PNPLoss(Loss):
         super().__init__(**options)
         self.variant = check_choice("variant", variant, F.PNP_VARIANTS)
         self._set(temperature=temperature, scale=scale, power=power)
-        self.include_self, self.self_score = bool(include_self), _self_score(self.similarity, include_self)
+        self.include_self = check_flag("include_self", include_self)
+        self.self_score = _self_score(self.similarity, self.include_self)
+
+    @property
+    def tags(self) -> Tags:
+        """Only negatives hold a positive up. The query itself, where it counts, has a score that does not move with the others."""
+        saturates = _saturates(self.similarity, self.temperature)
+        return Tags(shift=not self.include_self, saturates=saturates, needs_positives=True, needs_negatives=True)
 
     def per_anchor(self, s_n: Scores, s_p: Scores) -> Tensor:
         """One number per anchor."""
@@ -201,7 +229,14 @@ class RecallAtKLoss(Loss):
         if not self.k:
             raise ValueError("Expected `k` to hold at least one number, but got none.")
         self._set(temperature=temperature, rank_temperature=rank_temperature)
-        self.include_self, self.self_score = bool(include_self), _self_score(self.similarity, include_self)
+        self.include_self = check_flag("include_self", include_self)
+        self.self_score = _self_score(self.similarity, self.include_self)
+
+    @property
+    def tags(self) -> Tags:
+        """Positives compete. The query itself, where it counts, has a score that does not move with the others."""
+        shift = not self.include_self
+        return Tags(signs=False, monotone=False, shift=shift, saturates=False, needs_positives=True, needs_negatives=True)
 
     def per_anchor(self, s_n: Scores, s_p: Scores) -> Tensor:
         """One number per anchor."""
@@ -226,3 +261,8 @@ def _self_score(similarity: Similarity, needed: bool) -> float:
         f"Expected `similarity` to be a cosine or a distance for `include_self=True`, so that the score of a point with itself is known, "
         f"but got {describe(similarity)}."
     )
+
+
+def _saturates(similarity: Similarity, temperature: float | Tensor) -> bool | None:
+    """Whether opposite cosines are so many temperatures apart that their sigmoid counts as 0."""
+    return 2 / number_of(temperature) >= -TAIL if isinstance(similarity, Cosine) else None

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from metriczoo._checks import Bounds, check_embeddings, check_finite, describe
+from metriczoo._checks import Bounds, check_embeddings, check_finite, describe, suggest_keywords
 from metriczoo._execution import checking, full_precision
 from metriczoo.functional import redundancy as F
 
@@ -24,6 +24,10 @@ class TwoViewLoss(nn.Module):
 
     separable: ClassVar[bool] = False
     bounds: ClassVar[dict[str, Bounds]] = {}
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        suggest_keywords(cls)
 
     def __init__(self, **parameters: float) -> None:
         super().__init__()

@@ -7,12 +7,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from metriczoo._checks import Bounds, check_finite, check_number, describe
+from metriczoo._checks import Bounds, check_finite, check_number, describe, suggest_keywords
 from metriczoo._execution import checking, full_precision
 from metriczoo.columns import Columns, DrawnColumns
 from metriczoo.functional import regularizers as F
 from metriczoo.losses._rows import check_bank, check_rows
 from metriczoo.losses.base import Loss
+from metriczoo.losses.tags import Tags
 from metriczoo.scores import Scores
 from metriczoo.stores import MemoryBank, Proxies
 
@@ -28,6 +29,10 @@ __all__ = [
 
 class Regularizer(nn.Module):
     """A penalty on points alone, whatever their labels: embeddings, or class proxies. Called as `regularizer(points)`."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        suggest_keywords(cls)
 
     def value(self, x: Tensor) -> Tensor:
         """The penalty of points `[c, k, d]`, k of each of c classes (1 for embeddings), at least float32."""
@@ -193,6 +198,12 @@ class ProximalRegularizer(Loss):
         super().__init__(**options)
         self.bank = check_bank(bank)
         self._set(weight=weight)
+
+    @property
+    def tags(self) -> Tags:
+        """A constant pull by the cosine."""
+        pull = float(self.weight) * (1 if self.similarity.is_distance else 2)
+        return Tags(shift=pull == 0, bound=lambda n, p: pull * p, saturates=pull == 0, needs_positives=True, needs_negatives=False)
 
     def per_anchor(self, s_n: Scores, s_p: Scores) -> Tensor:
         """One number per anchor."""

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from metriczoo._checks import Bounds, check_count, check_number
-from metriczoo._execution import settings, tracing
+from metriczoo._execution import memory, tracing
 from metriczoo.columns import Columns
-from metriczoo.engine import _default_budget
 from metriczoo.functional import sampling as F
 from metriczoo.losses._huffman import huffman
 from metriczoo.losses._rows import PooledColumns, TableColumns, check_bank, check_below, check_rows
 from metriczoo.losses.base import Loss, _full
+from metriczoo.losses.tags import Tags
 from metriczoo.scores import Scores
 from metriczoo.similarity import InnerProduct, Similarity
 from metriczoo.stores import MemoryBank, Proxies
@@ -61,6 +61,11 @@ class NonParametricSoftmaxLoss(Loss):
         self.bank = check_bank(bank)
         self._set(temperature=temperature)
 
+    @property
+    def tags(self) -> Tags:
+        """Pull and push are alike and bounded."""
+        return Tags(shift=True, bound=1 / float(self.temperature), saturates=False, needs_positives=True, needs_negatives=True)
+
     def per_anchor(self, s_n: Scores, s_p: Scores) -> Tensor:
         """One number per anchor."""
         return F.nonparametric_softmax(s_n, s_p, temperature=self.temperature)
@@ -73,7 +78,7 @@ class NonParametricSoftmaxLoss(Loss):
         pooled = self.similarity.is_product and self.miner is None and self.reduction != "mean_pairs" and self.execution != "dense"
         if not pooled or tracing(anchors):
             return super()._meet(anchors, rows, references.instances(), None)
-        budget = next(b for b in (self.memory_budget, settings.memory_budget, _default_budget(anchors.device)) if b is not None)
+        budget = memory(self.memory_budget, anchors.device)
         columns = PooledColumns(rows.clamp(min=0), references.embeddings, rows >= 0, self.temperature, budget)
         prepared = self.similarity.prepare(anchors)
         return columns, prepared, prepared.detach()[:0]
@@ -143,6 +148,12 @@ class NegativeSamplingLoss(Loss):
     def default_similarity(self) -> Similarity:
         """Inner products."""
         return InnerProduct()
+
+    @property
+    def tags(self) -> Tags:
+        """A logistic regression for each pair."""
+        bound = (lambda n, p: p) if isinstance(self.similarity, InnerProduct) else None
+        return Tags(shift=False, bound=bound, saturates=False, needs_positives=True, needs_negatives=False)
 
     def per_anchor(self, s_n: Scores, s_p: Scores) -> Tensor:
         """One number per anchor."""
@@ -228,6 +239,12 @@ class HierarchicalSoftmaxLoss(Loss):
     def default_similarity(self) -> Similarity:
         """Inner products."""
         return InnerProduct()
+
+    @property
+    def tags(self) -> Tags:
+        """A logistic regression for each turn."""
+        bound = (lambda n, p: p) if isinstance(self.similarity, InnerProduct) else None
+        return Tags(shift=False, bound=bound, saturates=False, needs_positives=False, needs_negatives=False)
 
     def per_anchor(self, s_n: Scores, s_p: Scores) -> Tensor:
         """One number per anchor."""

@@ -7,10 +7,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from metriczoo._checks import Bounds
+from metriczoo._checks import Bounds, check_flag
 from metriczoo.functional.sigmoid import binomial_deviance, sigmoid
-from metriczoo.losses._learned import LearnedPositive, value_of
+from metriczoo.losses._learned import LearnedPositive, number_of, value_of
 from metriczoo.losses.base import Loss
+from metriczoo.losses.tags import Tags
 from metriczoo.scores import Scores
 
 __all__ = ["BinomialDevianceLoss", "SigmoidLoss"]
@@ -48,9 +49,15 @@ class SigmoidLoss(Loss):
     def __init__(self, scale: float = 10.0, bias: float = -10.0, *, learnable: bool = True, **options: Any) -> None:
         super().__init__(**options)
         self._set(scale=scale, bias=bias)
-        if learnable:
+        if check_flag("learnable", learnable):
             self.scale = LearnedPositive(scale, low=0.01, high=1000.0)
             self.bias = nn.Parameter(torch.tensor(float(bias)))
+
+    @property
+    def tags(self) -> Tags:
+        """Absolute thresholds, smooth: every pair counts, for ever."""
+        t = number_of(self.scale)
+        return Tags(shift=False, bound=lambda n, p: p * t, saturates=False, needs_positives=False, needs_negatives=False)
 
     def per_anchor(self, s_n: Scores, s_p: Scores) -> Tensor:
         """One number per anchor."""
@@ -85,6 +92,12 @@ class BinomialDevianceLoss(Loss):
     def __init__(self, positive_scale: float = 2.0, negative_scale: float = 50.0, threshold: float = 0.5, **options: Any) -> None:
         super().__init__(**options)
         self._set(positive_scale=positive_scale, negative_scale=negative_scale, threshold=threshold)
+
+    @property
+    def tags(self) -> Tags:
+        """An absolute threshold, smooth; positives are averaged."""
+        bound = number_of(self.positive_scale)
+        return Tags(shift=False, bound=bound, saturates=False, needs_positives=True, needs_negatives=True)
 
     def per_anchor(self, s_n: Scores, s_p: Scores) -> Tensor:
         """One number per anchor."""

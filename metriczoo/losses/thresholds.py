@@ -7,15 +7,15 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from metriczoo._checks import Bounds, check_count
-from metriczoo._execution import checking
-from metriczoo.columns import Columns, Points
+from metriczoo._checks import Bounds, check_count, check_flag
 from metriczoo.functional.thresholds import margin as margin_loss
 from metriczoo.functional.thresholds import multi_similarity, ranked_list, threshold_consistent_margin
-from metriczoo.losses._points import PointColumns, UnitEuclidean, by_group, points_of
-from metriczoo.losses.base import Loss
+from metriczoo.losses._heads import of_own_class
+from metriczoo.losses._learned import number_of
+from metriczoo.losses.base import Call, Loss
+from metriczoo.losses.tags import Tags
 from metriczoo.scores import Scores, Terms
-from metriczoo.similarity import Similarity
+from metriczoo.similarity import NegativeEuclidean, Similarity
 
 __all__ = ["MarginLoss", "MultiSimilarityLoss", "RankedListLoss", "ThresholdConsistentMarginLoss"]
 
@@ -50,6 +50,11 @@ class MultiSimilarityLoss(Loss):
     def __init__(self, positive_scale: float = 2.0, negative_scale: float = 50.0, threshold: float = 1.0, **options: Any) -> None:
         super().__init__(**options)
         self._set(positive_scale=positive_scale, negative_scale=negative_scale, threshold=threshold)
+
+    @property
+    def tags(self) -> Tags:
+        """An absolute threshold, smooth; positives share a bounded pull."""
+        return Tags(shift=False, bound=1.0, saturates=False, needs_positives=True, needs_negatives=True)
 
     def per_anchor(self, s_n: Scores, s_p: Scores) -> Tensor:
         """One number per anchor."""
@@ -110,36 +115,36 @@ class MarginLoss(Loss):
         self._set(margin=margin, nu=nu, beta=beta)
         self.num_classes = None if num_classes is None else check_count("num_classes", num_classes)
         self._lost = 0.0
-        if learn_beta and not isinstance(beta, Tensor):
+        if check_flag("learn_beta", learn_beta) and not isinstance(beta, Tensor):
             start = torch.tensor(float(beta))
             self.beta = nn.Parameter(start if self.num_classes is None else start.repeat(self.num_classes))
             self._lost = beta - float(start)  # what the dtype cannot hold of the start
 
     def default_similarity(self) -> Similarity:
         """Euclidean distance of unit vectors, negated."""
-        return UnitEuclidean()
+        return NegativeEuclidean(normalize=True)
+
+    @property
+    def tags(self) -> Tags:
+        """Hinges at absolute distances, each of slope 1."""
+        within = number_of(self.margin) <= float(torch.as_tensor(self.beta).detach().min()) and number_of(self.nu) == 0
+        return Tags(shift=False, bound=lambda n, p: p, saturates=within, needs_positives=False, needs_negatives=False)
+
+    def facts(self, call: Call) -> tuple[Tensor, ...]:
+        """The boundary of the class of each anchor, where classes have boundaries of their own."""
+        beta = self._boundary()
+        return (of_own_class("beta", beta, call),) if isinstance(beta, Tensor) and beta.dim() > 0 else ()
 
     def per_anchor(self, s_n: Scores, s_p: Scores) -> Terms:
         """Terms over pairs."""
-        return margin_loss(s_n, s_p, margin=self.margin, beta=self._boundary(s_p), nu=self.nu)
+        beta = self._boundary()
+        if isinstance(beta, Tensor) and beta.dim() > 0:
+            beta = s_p.of_anchors(s_p.facts[0])
+        return margin_loss(s_n, s_p, margin=self.margin, beta=beta, nu=self.nu)
 
-    def _boundary(self, s_p: Scores) -> float | Tensor:
-        """One number, or one per anchor."""
-        if not isinstance(self.beta, nn.Parameter):
-            return self.beta
-        beta = self.beta.double() + self._lost
-        return beta if beta.dim() == 0 else by_group(beta[points_of(s_p).labels.clamp(min=0)], s_p)
-
-    def _columns(self, anchors: Points, points: Points, prepared: Tensor, compared: Tensor | None) -> tuple[Columns, Tensor, Tensor | None]:
-        columns, prepared, compared = super()._columns(anchors, points, prepared, compared)
-        labels = anchors.labels
-        if not isinstance(self.beta, Tensor) or self.beta.dim() == 0:
-            return columns, prepared, compared
-        if labels.dim() != 1:
-            raise ValueError(f"Expected `labels` of shape [n] with a boundary per class, but got shape {list(labels.shape)}.")
-        if labels.numel() and checking(labels) and int(labels.amax()) >= len(self.beta):
-            raise ValueError(f"Expected `labels` to be less than {len(self.beta)} (`num_classes`), but got {int(labels.amax())}.")
-        return PointColumns(columns, labels), prepared, compared
+    def _boundary(self) -> float | Tensor:
+        """One number, or one per class, `[C]`."""
+        return self.beta.double() + self._lost if isinstance(self.beta, nn.Parameter) else self.beta
 
 
 class RankedListLoss(Loss):
@@ -192,11 +197,28 @@ class RankedListLoss(Loss):
         super().__init__(**options)
         self._set(positive_margin=positive_margin, negative_margin=negative_margin)
         self._set(positive_scale=positive_scale, negative_scale=negative_scale, negative_weight=negative_weight)
-        self.detach_weights = bool(detach_weights)
+        self.detach_weights = check_flag("detach_weights", detach_weights)
 
     def default_similarity(self) -> Similarity:
         """Euclidean distance of unit vectors, negated."""
-        return UnitEuclidean()
+        return NegativeEuclidean(normalize=True)
+
+    @property
+    def tags(self) -> Tags:
+        """Violations are averaged: a mild one may lower the mean, which shows in the gradient where weights are part of it."""
+        share = number_of(self.negative_weight)
+        flat = (share == 1 or number_of(self.positive_scale) == 0) and (share == 0 or number_of(self.negative_scale) == 0)
+        held = self.detach_weights or flat
+        return Tags(
+            signs=held,
+            monotone=False,
+            shift=False,
+            bound=1 - share if held else None,
+            saturates=True,
+            self_paced=self.detach_weights and not flat,
+            needs_positives=True,
+            needs_negatives=True,
+        )
 
     def per_anchor(self, s_n: Scores, s_p: Scores) -> Tensor:
         """One number per anchor."""
@@ -257,6 +279,13 @@ class ThresholdConsistentMarginLoss(Loss):
         super().__init__(**options)
         self._set(positive_margin=positive_margin, negative_margin=negative_margin)
         self._set(positive_weight=positive_weight, negative_weight=negative_weight)
+
+    @property
+    def tags(self) -> Tags:
+        """Absolute thresholds."""
+        weight = number_of(self.positive_weight)
+        within = number_of(self.positive_margin) < 1 and number_of(self.negative_margin) > -1
+        return Tags(shift=False, bound=lambda n, p: p * weight, saturates=within, needs_positives=False, needs_negatives=False)
 
     def per_anchor(self, s_n: Scores, s_p: Scores) -> tuple[Terms, Terms]:
         """Terms of positive and of negative pairs."""

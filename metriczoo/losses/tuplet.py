@@ -9,8 +9,9 @@ from torch import Tensor
 
 from metriczoo._checks import Bounds
 from metriczoo.functional.tuplet import intra_pair_variance, tuplet_margin
-from metriczoo.losses._coupled import CoupledLoss
+from metriczoo.losses._learned import number_of
 from metriczoo.losses.base import Loss
+from metriczoo.losses.tags import Tags
 from metriczoo.scores import Scores, Terms
 
 __all__ = ["IntraPairVarianceLoss", "TupletMarginLoss"]
@@ -43,12 +44,18 @@ class TupletMarginLoss(Loss):
         super().__init__(**options)
         self._set(margin=margin, scale=scale)
 
+    @property
+    def tags(self) -> Tags:
+        """A positive nearer than the slack is pushed out to it; the slack is of angles, so that cosines may not be shifted."""
+        plain = number_of(self.margin) == 0
+        return Tags(signs=plain, monotone=plain, shift=False, saturates=False, needs_positives=True, needs_negatives=True)
+
     def per_anchor(self, s_n: Scores, s_p: Scores) -> Terms:
         """Terms over pairs (anchor, positive)."""
         return tuplet_margin(s_n, s_p, margin=self.margin, scale=self.scale)
 
 
-class IntraPairVarianceLoss(CoupledLoss):
+class IntraPairVarianceLoss(Loss):
     """Intra-pair variance: `functional.intra_pair_variance`, a regulariser.
 
     Its means are over all pairs of the batch: it couples anchors and runs dense.
@@ -69,12 +76,18 @@ class IntraPairVarianceLoss(CoupledLoss):
 
     margin: float | Tensor
 
-    needs_positives = needs_negatives = False
+    separable = needs_positives = needs_negatives = False
     bounds: ClassVar = {"margin": Bounds(0, 1)}
 
     def __init__(self, margin: float = 0.01, **options: Any) -> None:
         super().__init__(**options)
         self._set(margin=margin)
+
+    @property
+    def tags(self) -> Tags:
+        """Through the mean, pairs that are good already move, too; below a negative mean the margin counts the other way."""
+        equal = number_of(self.margin) == 0
+        return Tags(signs=False, monotone=False, shift=equal, saturates=equal, needs_positives=False, needs_negatives=False)
 
     def per_anchor(self, s_n: Scores, s_p: Scores) -> tuple[Terms, Terms]:
         """Terms of positive and of negative pairs."""

@@ -10,7 +10,7 @@ from torch import Tensor
 from metriczoo._checks import describe
 from metriczoo._execution import full_precision
 from metriczoo.metrics._inputs import Scoring
-from metriczoo.similarity import NegativeSquaredEuclidean, Similarity
+from metriczoo.similarity import NegativeEuclidean, NegativeSquaredEuclidean, Similarity
 
 __all__ = ["Neighbours", "check_similarity", "euclidean_points", "kmeans"]
 
@@ -20,15 +20,20 @@ def euclidean_points(similarity: Scoring, x: Tensor) -> Tensor:
     check_similarity(similarity)
     with torch.no_grad(), full_precision(x):
         prepared = similarity.prepare(x)
-    return prepared[:, :-1] if isinstance(similarity, NegativeSquaredEuclidean) else prepared  # a distance has the squared norm at the end
+    return prepared[:, :-1] if _is_euclidean(similarity) else prepared  # a distance has the squared norm at the end
 
 
 def check_similarity(similarity: Scoring) -> None:
     """Raise unless `similarity` is an inner product or falls with the Euclidean distance of prepared points."""
-    if not (isinstance(similarity, NegativeSquaredEuclidean) or (isinstance(similarity, Similarity) and similarity.is_product)):
+    if not (_is_euclidean(similarity) or (isinstance(similarity, Similarity) and similarity.is_product)):
         raise ValueError(
             f"Expected `similarity` to be by inner product or Euclidean distance, as faiss needs it, but got {describe(similarity)}."
         )
+
+
+def _is_euclidean(similarity: Scoring) -> bool:
+    """Whether it scores as the Euclidean distances do: a subclass whose score is its own need not."""
+    return getattr(type(similarity), "score", None) in (NegativeSquaredEuclidean.score, NegativeEuclidean.score)
 
 
 class Neighbours:
@@ -43,7 +48,7 @@ class Neighbours:
 
         self.references = euclidean_points(similarity, references)
         self.queries = self.references if queries is references else euclidean_points(similarity, queries)
-        self.product = not isinstance(similarity, NegativeSquaredEuclidean)
+        self.product = not _is_euclidean(similarity)
         self.index = (faiss.IndexFlatIP if self.product else faiss.IndexFlatL2)(self.queries.shape[1])
         self.index.add(_array(self.references))
         norm, largest = self.queries.norm(dim=1, keepdim=True), self.references.norm(dim=1).max()

@@ -8,7 +8,7 @@ from typing import Literal, overload
 import torch
 from torch import Tensor
 
-from metriczoo._checks import check_choice, check_count, check_number, describe
+from metriczoo._checks import check_choice, check_count, check_flag, check_number, describe
 from metriczoo.metrics._blocks import Scores, largest_, same_ids
 from metriczoo.metrics._inputs import Embeddings, Gallery, Integers, Scoring, as_queries, as_similarity, budget_of
 
@@ -120,7 +120,7 @@ def knn_classify(
     same = same_ids(query, reference)
     height = max(1, budget_of(memory_budget, label.device) // (len(reference) * _CELL_BYTES))
     predictions = torch.empty(len(query), dtype=torch.int64, device=label.device)
-    shares = query.embeddings.new_zeros(len(query), width) if return_scores else None
+    shares = query.embeddings.new_zeros(len(query), width) if check_flag("return_scores", return_scores) else None
     for rows in torch.arange(len(query), device=label.device).split(height):
         dense = scores(rows)
         dense[same.cells(rows)] = -math.inf

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypedDict
 import torch
 from torch import Tensor
 
-from metriczoo._checks import check_choice, check_count, describe, unknown_name
+from metriczoo._checks import check_choice, check_count, check_flag, describe, unknown_name
 from metriczoo.metrics._faiss import check_similarity
 from metriczoo.metrics._inputs import Embeddings, Gallery, Integers, Points, Scoring, as_queries, as_similarity, budget_of
 from metriczoo.metrics._lists import Lists
@@ -157,6 +157,7 @@ def retrieval_metrics(
         ("backend", backend, ("torch", "faiss")),
     ):
         check_choice(argument, value, known)
+    check_flag("per_query", per_query)
     scoring = as_similarity(similarity)
     if backend == "faiss":
         check_similarity(scoring)

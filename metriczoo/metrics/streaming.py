@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from metriczoo._checks import as_ids, as_labels, describe
+from metriczoo._checks import as_ids, as_labels, check_flag, check_keywords, describe
 from metriczoo.metrics import clustering, health, neighbours, retrieval, verification
 from metriczoo.metrics._inputs import Embeddings, Integers, as_embeddings, as_similarity
 from metriczoo.metrics.verification import as_pairs, is_flat
@@ -87,6 +88,7 @@ class StreamingMetric:
         for name in _FROM_UPDATE:
             if name in options:
                 raise TypeError(f"Expected `{name}` with the batches, as `ids` of `update`, but got it as an option.")
+        check_keywords(type(self).__name__, options, _options_of(type(self)._function))
         if "similarity" in options:
             as_similarity(options["similarity"])
         self._try({name: value for name, value in options.items() if name not in _OF_DATA})
@@ -105,6 +107,14 @@ class StreamingMetric:
     def _try(self, options: dict[str, Any]) -> None:
         """Raise now what the options would raise when everything has been collected."""
         type(self)._function(torch.eye(3), [0, 0, 1], **options)
+
+
+def _options_of(function: Callable[..., Any]) -> set[str]:
+    """The names of its options, those among them that all retrieval metrics share."""
+    parameters = inspect.signature(function).parameters.values()
+    names = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
+    shared = set(retrieval.RetrievalOptions.__annotations__) if any(p.kind is p.VAR_KEYWORD for p in parameters) else set()
+    return (names | shared) - set(_FROM_UPDATE)
 
 
 class _OfEmbeddings(StreamingMetric):
@@ -134,7 +144,7 @@ class _OfNeighbours(StreamingMetric):
 
     def update(self, embeddings: Embeddings, labels: Integers, ids: Integers | None = None, *, references: bool = False) -> None:
         """Collect `embeddings` `[n, d]`, `labels` `[n]` and `ids` `[n]`, as queries, or as references of a gallery of their own."""
-        columns = self._references if references else self._columns
+        columns = self._references if check_flag("references", references) else self._columns
         columns.append(**_points(embeddings, labels, ids))
 
     def compute(self) -> Any:
@@ -221,7 +231,7 @@ class KnnClassify(StreamingMetric):
         self, embeddings: Embeddings, labels: Integers | None = None, ids: Integers | None = None, *, references: bool = False
     ) -> None:
         """Collect `embeddings` `[n, d]`, `labels` `[n]` and `ids` `[n]`; labels of queries are needed only without references."""
-        columns = self._references if references else self._columns
+        columns = self._references if check_flag("references", references) else self._columns
         columns.append(**_points(embeddings, labels, ids))
 
     def compute(self) -> Any:

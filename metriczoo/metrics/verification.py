@@ -14,6 +14,7 @@ from metriczoo._checks import as_labels, check_finite, check_number, describe
 from metriczoo.metrics._blocks import largest_, prepare_distinct, score
 from metriczoo.metrics._inputs import Embeddings, Integers, Points, Scoring, as_points, as_similarity, budget_of
 from metriczoo.metrics._result import MetricResult
+from metriczoo.similarity import Cosine
 
 __all__ = ["verification_metrics"]
 
@@ -135,8 +136,11 @@ def _pair_blocks(points: Points, similarity: Scoring, budget: int) -> Iterator[B
     place, label, number = (order if place is None else place[order]), points.labels[order], points.ids[order]
     column = torch.arange(n, device=device)
     height = max(1, budget // (n * _CELL_BYTES))
+    cosines = all(getattr(type(similarity), name, None) is getattr(Cosine, name) for name in ("prepare", "score"))
     for start in range(0, len(rows), height):
         scores = score(similarity, rows[start : start + height], rows[start:])
+        if cosines:
+            _settle_ends(scores, rows[start : start + height], rows[start:], budget)
         if not bool(scores.isfinite().all()):
             raise ValueError(
                 "Expected `similarity` to give finite scores, but got NaN or infinity: it cannot score embeddings of this size."
@@ -148,6 +152,19 @@ def _pair_blocks(points: Points, similarity: Scoring, budget: int) -> Iterator[B
             pair = column[first:] > row.unsqueeze(1)
             pair &= (number[row].unsqueeze(1) != number[first:]) | (number[row].unsqueeze(1) < 0)
             yield block, pair & same, pair & ~same
+
+
+def _settle_ends(cosines: Tensor, a: Tensor, r: Tensor, budget: int) -> None:
+    """Compute cosines near 1 and -1 again, in place, from differences of the unit vectors: those of parallel points are then exactly equal.
+
+    A product gives 1 but for a rounding that differs from pair to pair and from block to block, and pairs of equal points would not tie.
+    """
+    d = a.shape[1]
+    near = (cosines.abs() > 1 - d * torch.finfo(a.dtype).eps).nonzero()
+    for i, j in (pairs.unbind(1) for pairs in near.split(max(1, budget // (2 * d * a.element_size())))):
+        sign = cosines[i, j].sign()
+        apart = (a[i] - sign.unsqueeze(1) * r[j]).square().sum(1)
+        cosines[i, j] = sign * (1 - apart / 2)
 
 
 def _allowed(f: float, different: int) -> int:

@@ -16,5 +16,7 @@ def uniform(scores: Scores, seed: Tensor) -> Tensor:
     value, block = scores.value, scores.block
     rows = block.rows if isinstance(block, Block) else torch.arange(value.shape[0], device=value.device)
     columns = scores.columns if scores.columns is not None else torch.arange(value.shape[1], device=value.device)
+    if block is not None and block.positions is not None:
+        columns = block.positions[columns]
     bits = split_mix(split_mix(split_mix(seed) ^ rows).unsqueeze(1) ^ columns)
     return ((bits >> 11) & (2**53 - 1)).double() / 2**53

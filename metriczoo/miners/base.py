@@ -7,11 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from metriczoo._checks import suggest_keywords
 from metriczoo.scores import Scores, as_scores
 
 __all__ = ["Miner"]
 
 
+@suggest_keywords
 class Miner(nn.Module):
     """A map of sets of scores to smaller ones, `(s_n, s_p) -> (s_n, s_p)`, that any loss can stand behind.
 
@@ -24,6 +26,10 @@ class Miner(nn.Module):
     """
 
     draws = False  # whether the choice is random
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        suggest_keywords(cls)
 
     def __init__(self, *, generator: torch.Generator | None = None) -> None:
         super().__init__()

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from metriczoo._checks import check_count, describe
+from metriczoo._checks import check_count, describe, suggest_keywords
 
 __all__ = ["ConvNet"]
 
 
+@suggest_keywords
 class ConvNet(nn.Module):
     """A small convolutional network: features of images, by blocks of convolution, batch normalisation, ReLU and pooling by 2.
 

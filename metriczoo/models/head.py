@@ -6,11 +6,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize as unit
 
-from metriczoo._checks import check_count, check_embeddings, check_finite
+from metriczoo._checks import check_count, check_embeddings, check_finite, check_flag, suggest_keywords
 
 __all__ = ["EmbeddingHead"]
 
 
+@suggest_keywords
 class EmbeddingHead(nn.Module):
     r"""A linear map from features to embeddings on the unit sphere.
 
@@ -39,7 +40,8 @@ class EmbeddingHead(nn.Module):
     def __init__(self, in_features: int, embedding_dim: int, *, normalize_features: bool = False, normalize: bool = True) -> None:
         super().__init__()
         self.linear = nn.Linear(check_count("in_features", in_features), check_count("embedding_dim", embedding_dim))
-        self.normalize_features, self.normalize = bool(normalize_features), bool(normalize)
+        self.normalize_features = check_flag("normalize_features", normalize_features)
+        self.normalize = check_flag("normalize", normalize)
 
     def forward(self, features: Tensor) -> Tensor:
         """Embeddings `[n, embedding_dim]` of features `[n, in_features]`."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from metriczoo._checks import check_count, describe
+from metriczoo._checks import check_count, check_flag, describe
 from metriczoo.plots._figure import MUTED, SERIES, new_figure
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ def training_curves(
         [('circle', 0.6), ('triplet', 0.4), ('raw', 0.35)]
     """
     check_count("smooth", smooth)
+    check_flag("separate", separate)
     runs = {name: _runs(name, values, smooth) for name, values in curves.items()}
     if not runs:
         raise ValueError("Expected `curves` to hold at least one name, but got none.")

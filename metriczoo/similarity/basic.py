@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from metriczoo._checks import check_count, describe
+from metriczoo._checks import check_count, check_flag, describe, suggest_keywords
 from metriczoo._execution import tracing
 
 __all__ = ["Cosine", "InnerProduct", "Mahalanobis", "NegativeEuclidean", "NegativeSquaredEuclidean", "Similarity", "unit"]
@@ -28,7 +28,27 @@ class Similarity(nn.Module):
     """
 
     is_distance = False  # whether a score is a negated distance, or a negated squared one
+    nearest_itself = True  # whether no point scores more with a point than the point itself
     is_product = False  # whether `score(a, r)` is `a @ r.mT` and nothing else: the engine then multiplies into its own buffers
+    distance_power: int | None = None  # p, where it is -||x - y||^p of points that `prepare` gave their squared norm as a last component
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        suggest_keywords(cls)
+        if "score" in vars(cls):  # what holds of the score of a parent need not hold of another
+            cls.is_product = vars(cls).get("is_product", False)
+            cls.distance_power = vars(cls).get("distance_power")
+        elif "prepare" in vars(cls) and "distance_power" not in vars(cls):
+            cls.distance_power = None
+
+    @property
+    def invariances(self) -> frozenset[str]:
+        """What leaves every score as it is, for `testing.check_similarity`, which looks for each of them whether it does.
+
+        `"swap"` of the two points, `"rotation"` and `"translation"` of all points, `"scale"`, a common positive factor, `"lengths"`, a
+        positive factor for each point.
+        """
+        return frozenset()
 
     def prepare(self, x: Tensor) -> Tensor:
         """What `score` takes, `[n, d']`, of points `x` `[n, d]`."""
@@ -66,6 +86,11 @@ class Cosine(Similarity):
 
     is_product = True
 
+    @property
+    def invariances(self) -> frozenset[str]:
+        """Angles are what is left."""
+        return frozenset({"swap", "rotation", "scale", "lengths"})
+
     def prepare(self, x: Tensor) -> Tensor:
         """Unit vectors."""
         return unit(x)
@@ -79,6 +104,12 @@ class InnerProduct(Similarity):
     r"""Inner product of two points, unbounded: \(s = x \cdot y\)."""
 
     is_product = True
+    nearest_itself = False
+
+    @property
+    def invariances(self) -> frozenset[str]:
+        """Lengths and angles are what is left."""
+        return frozenset({"swap", "rotation"})
 
     def score(self, a: Tensor, r: Tensor) -> Tensor:
         """Inner products."""
@@ -134,12 +165,32 @@ class _Differences(torch.autograd.Function):
 
 
 class NegativeSquaredEuclidean(Similarity):
-    r"""Negated squared Euclidean distance, in (-inf, 0]: \(s = -\|x - y\|^2\). Near-duplicates are exact."""
+    r"""Negated squared Euclidean distance, in (-inf, 0]: \(s = -\|x - y\|^2\). Near-duplicates are exact.
+
+    Args:
+        normalize: whether points are first made unit vectors, but for zero vectors, so that scores are in [-4, 0]: twice the cosine less 2.
+
+    Example:
+        >>> x, y = torch.tensor([[3.0, 4.0]]), torch.tensor([[8.0, 6.0]])
+        >>> NegativeSquaredEuclidean()(x, y), NegativeSquaredEuclidean(normalize=True)(x, y)
+        (tensor([[-29.]]), tensor([[-0.0800]]))
+    """
 
     is_distance = True
+    distance_power = 2
+
+    def __init__(self, *, normalize: bool = False) -> None:
+        super().__init__()
+        self.normalize = check_flag("normalize", normalize)
+
+    @property
+    def invariances(self) -> frozenset[str]:
+        """Those of the space, or of its unit sphere."""
+        return frozenset({"swap", "rotation", "scale", "lengths"} if self.normalize else {"swap", "rotation", "translation"})
 
     def prepare(self, x: Tensor) -> Tensor:
-        """The points with their squared norms as a last component."""
+        """The points, or unit vectors, with their squared norms as a last component."""
+        x = unit(x) if self.normalize else x
         return torch.cat([x, x.square().sum(-1, keepdim=True)], dim=-1)
 
     def score(self, a: Tensor, r: Tensor) -> Tensor:
@@ -150,9 +201,24 @@ class NegativeSquaredEuclidean(Similarity):
         """`sqrt(-s)`."""
         return (-score).clamp(min=0).sqrt()
 
+    def extra_repr(self) -> str:
+        """Whether points are normalised."""
+        return "normalize=True" if self.normalize else ""
+
 
 class NegativeEuclidean(NegativeSquaredEuclidean):
-    r"""Negated Euclidean distance, in (-inf, 0]: \(s = -\|x - y\|\). Its gradient between two equal points is 0."""
+    r"""Negated Euclidean distance, in (-inf, 0]: \(s = -\|x - y\|\). Its gradient between two equal points is 0.
+
+    Args:
+        normalize: whether points are first made unit vectors, but for zero vectors, so that scores are in [-2, 0].
+
+    Example:
+        >>> x, y = torch.tensor([[3.0, 4.0]]), torch.tensor([[8.0, 6.0]])
+        >>> NegativeEuclidean()(x, y), NegativeEuclidean(normalize=True)(x, y)
+        (tensor([[-5.3852]]), tensor([[-0.2828]]))
+    """
+
+    distance_power = 1
 
     def score(self, a: Tensor, r: Tensor) -> Tensor:
         """Negated distances."""
@@ -180,12 +246,24 @@ class Mahalanobis(NegativeSquaredEuclidean):
         tensor([[-4., -1.]])
     """
 
+    distance_power = 2
+
     def __init__(self, embedding_dim: int, *, rank: int | None = None, matrix: Tensor | None = None, learnable: bool = True) -> None:
         super().__init__()
         d = check_count("embedding_dim", embedding_dim)
         rank = d if rank is None else check_count("rank", rank)
         factor = torch.eye(rank, d) if matrix is None else _factor(matrix, d, rank)
-        self.factor = nn.Parameter(factor, requires_grad=learnable)  # L [rank, d]
+        self.factor = nn.Parameter(factor, requires_grad=check_flag("learnable", learnable))  # L [rank, d]
+
+    @property
+    def invariances(self) -> frozenset[str]:
+        """Those of any linear map."""
+        return frozenset({"swap", "translation"})
+
+    @property
+    def embedding_dim(self) -> int:
+        """Dimension of the points."""
+        return self.factor.shape[1]
 
     def prepare(self, x: Tensor) -> Tensor:
         """`L x` with its squared norm as a last component."""

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metriczoo._checks import check_number
+from metriczoo._checks import check_flag, check_number
 from metriczoo._execution import tracing
 from metriczoo.similarity.basic import _WIDE, NegativeSquaredEuclidean, Similarity, unit
 
@@ -36,6 +36,11 @@ class NegativeLp(Similarity):
     def __init__(self, p: float = 1.0) -> None:
         super().__init__()
         self.p = math.inf if p == math.inf else check_number("p", p, low=1)
+
+    @property
+    def invariances(self) -> frozenset[str]:
+        """Only the Euclidean distance is the same in all directions."""
+        return frozenset({"swap", "translation", "rotation"} if self.p == 2 else {"swap", "translation"})
 
     def score(self, a: Tensor, r: Tensor) -> Tensor:
         """Negated distances."""
@@ -130,6 +135,14 @@ class SignalToNoise(NegativeSquaredEuclidean):
         Yuan, Deng, Tang, Tang, Chen. Signal-to-Noise Ratio: A Robust Distance Metric for Deep Metric Learning. CVPR 2019, equation 3.
     """
 
+    @property
+    def invariances(self) -> frozenset[str]:
+        """A common factor leaves the ratio."""
+        return frozenset({"scale"})
+
+    def __init__(self) -> None:
+        super().__init__()
+
     def prepare(self, x: Tensor) -> Tensor:
         """The direction of each point from its mean with its squared norm, 1 or 0, and the logarithm of its length."""
         centred = x - x.mean(-1, keepdim=True)
@@ -184,8 +197,13 @@ class Poincare(NegativeSquaredEuclidean):
     def __init__(self, curvature: float = 1.0, *, exponential: bool = False, max_norm: float | None = None) -> None:
         super().__init__()
         self.curvature = check_number("curvature", curvature, low=0, open_low=True)
-        self.exponential = bool(exponential)
+        self.exponential = check_flag("exponential", exponential)
         self.max_norm = None if max_norm is None else check_number("max_norm", max_norm, low=0, open_low=True)
+
+    @property
+    def invariances(self) -> frozenset[str]:
+        """The ball has a centre."""
+        return frozenset({"swap", "rotation"})
 
     def prepare(self, x: Tensor) -> Tensor:
         """Polar coordinates: direction with its squared norm, and distance from the centre in a space of curvature -1."""

@@ -12,8 +12,9 @@ from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 
 from metriczoo._checks import check_count, describe
 from metriczoo._random import split_mix
+from metriczoo.stores._base import check_generator
 
-__all__ = ["AliasSampler", "as_weights"]
+__all__ = ["AliasSampler", "as_weights", "untransformed"]
 
 
 def as_weights(argument: str, value: Any) -> Tensor:
@@ -48,6 +49,7 @@ class AliasSampler(nn.Module):
         threshold: `[n]` float64, the share of each bucket that is its own.
         alias: `[n]` int64, the row that has the rest of it.
         draws: `[2]` int64, the seed, and how many rows were drawn: with the table all the state, so a resumed run draws the same.
+        log_probability: `[n]` float64, of each row; made from the table.
 
     Example:
         >>> sampler = AliasSampler([1.0, 0.0, 3.0])
@@ -64,14 +66,17 @@ class AliasSampler(nn.Module):
     threshold: Tensor
     alias: Tensor
     draws: Tensor
+    log_probability: Tensor
 
     def __init__(self, weights: Any, *, generator: torch.Generator | None = None) -> None:
         super().__init__()
         threshold, alias = _table(as_weights("weights", weights))
+        generator = check_generator(generator)
         seed = torch.randint(2**63 - 1, (), generator=generator, device="cpu" if generator is None else generator.device)
         self.register_buffer("threshold", threshold)
         self.register_buffer("alias", alias)
         self.register_buffer("draws", torch.tensor([int(seed), 0]))
+        self.register_buffer("log_probability", self.probabilities().log(), persistent=False)
 
     def __len__(self) -> int:
         return int(self.alias.shape[0])
@@ -88,7 +93,7 @@ class AliasSampler(nn.Module):
             `[num]` int64, on the device of the sampler.
         """
         num, device = check_count("num", num, low=0), self.alias.device
-        with _untransformed():
+        with untransformed():
             if generator is None:
                 count = self.draws[1] + torch.arange(1, 2 * num + 1, device=device)
                 bits = split_mix(self.draws[0] + count * -0x61C8864680B583EB) & 0x7FFFFFFFFFFFFFFF
@@ -102,6 +107,10 @@ class AliasSampler(nn.Module):
         """`[n]` float64: of each row, as the table has them."""
         mass = torch.zeros_like(self.threshold).index_add_(0, self.alias, 1 - self.threshold)
         return (mass + self.threshold) / len(self)
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self.log_probability = self.probabilities().log()
 
     def _apply(self, fn: Any, recurse: bool = True) -> AliasSampler:
         """Moved to another device, but never to another dtype: thresholds need all their digits."""
@@ -118,7 +127,7 @@ class AliasSampler(nn.Module):
         return str(len(self))
 
 
-def _untransformed() -> contextlib.AbstractContextManager[Any]:
+def untransformed() -> contextlib.AbstractContextManager[Any]:
     """Outside of `torch.func` transforms, which let nobody count draws: under `vmap` all see the same ones."""
     if torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is None:
         return contextlib.nullcontext()

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from metriczoo._checks import check_count, check_embeddings, check_finite, describe
+from metriczoo._checks import check_count, check_embeddings, check_finite, describe, suggest_keywords
 from metriczoo._execution import checking
 
-__all__ = ["BufferStore", "check_dtype"]
+__all__ = ["BufferStore", "check_dtype", "check_generator"]
 
 
 def check_dtype(dtype: Any) -> torch.dtype:
@@ -21,10 +21,21 @@ def check_dtype(dtype: Any) -> torch.dtype:
     return dtype
 
 
+def check_generator(generator: Any) -> torch.Generator | None:
+    """Return `generator` if it is one or None, else raise."""
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise TypeError(f"Expected `generator` to be a torch.Generator, but got {describe(generator)}.")
+    return generator
+
+
 class BufferStore(nn.Module):
     """A store of `size` rows whose state is buffers, among them `embeddings` `[size, d]`."""
 
     embeddings: Tensor
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        suggest_keywords(cls)
 
     def __init__(self, size: int, embedding_dim: int) -> None:
         super().__init__()

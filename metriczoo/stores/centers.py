@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metriczoo._checks import as_labels, check_number
+from metriczoo._checks import as_labels, check_count, check_number
 from metriczoo._execution import checking
 from metriczoo.references import References
 from metriczoo.stores._base import BufferStore, check_dtype
@@ -55,7 +55,7 @@ class Centers(BufferStore):
         dtype: torch.dtype = torch.float32,
         device: torch.device | str | None = None,
     ) -> None:
-        super().__init__(num_classes, embedding_dim)
+        super().__init__(check_count("num_classes", num_classes), embedding_dim)
         self.rate = check_number("rate", rate, low=0, high=1)
         self.register_buffer("embeddings", torch.zeros(self.size, self.embedding_dim, dtype=check_dtype(dtype), device=device))
 

@@ -11,12 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metriczoo._checks import as_ids, as_labels, check_count, check_number, describe
+from metriczoo._checks import as_ids, as_labels, check_count, check_flag, check_number, describe
 from metriczoo._execution import checking, full_precision, settings
 from metriczoo._random import split_mix
 from metriczoo.references import References
 from metriczoo.similarity import unit
-from metriczoo.stores._base import BufferStore, check_dtype
+from metriczoo.stores._alias import untransformed
+from metriczoo.stores._base import BufferStore, check_dtype, check_generator
 from metriczoo.stores._mapped import map_file
 from metriczoo.stores._nearest import nearest
 
@@ -89,12 +90,13 @@ class MemoryBank(BufferStore):
     ) -> None:
         super().__init__(size, embedding_dim)
         self.momentum = check_number("momentum", momentum, low=0, high=1, open_high=True)
-        self.normalize = bool(normalize)
+        self.normalize = check_flag("normalize", normalize)
         if path is not None and not isinstance(path, (str, os.PathLike)):
             raise TypeError(f"Expected `path` to be a str or an os.PathLike, but got {describe(path)}.")
         self.path = None if path is None else os.fspath(path)
         self._ids: Tensor | None = None
         labels = None if labels is None else as_labels(labels, length=self.size)
+        generator = check_generator(generator)
         seed = torch.randint(2**63 - 1, (), generator=generator, device="cpu" if generator is None else generator.device)
         layout = [
             ("labels", torch.int64, (self.size,)),
@@ -210,7 +212,7 @@ class MemoryBank(BufferStore):
             generator: source of the draws. Default: the bank's own, `draws`, so that a resumed run draws the same.
 
         Returns:
-            `[num]` int64, on the device of the bank.
+            `[num]` int64, on the device of the bank. Inside a `torch.func` transform as outside of it: under `vmap` all see the same draws.
 
         Raises:
             IndexError: of ids beyond the bank.
@@ -234,10 +236,12 @@ class MemoryBank(BufferStore):
         """`[num]` random numbers in [0, 2^63): the remainder by `n` is uniform up to a share of n / 2^63."""
         device = self.embeddings.device
         if generator is not None:
-            return torch.randint(2**63 - 1, (num,), generator=generator, device=generator.device).to(device)
-        x = self.draws[0] + (self.draws[1] + torch.arange(1, num + 1, device=device)) * -0x61C8864680B583EB
-        self.draws[1] += num
-        return split_mix(x) & 0x7FFFFFFFFFFFFFFF
+            with untransformed():
+                return torch.randint(2**63 - 1, (num,), generator=generator, device=generator.device).to(device)
+        with untransformed():
+            x = self.draws[0] + (self.draws[1] + torch.arange(1, num + 1, device=device)) * -0x61C8864680B583EB
+            self.draws[1] += num
+            return split_mix(x) & 0x7FFFFFFFFFFFFFFF
 
     @torch.no_grad()
     def nearest(self, queries: Tensor, k: int, *, exclude_ids: Any = None, filled_only: bool = True) -> tuple[Tensor, Tensor]:
@@ -262,9 +266,10 @@ class MemoryBank(BufferStore):
             raise ValueError(f"Expected `k` to be at most {self.size}, the size of the bank, but got {k}.")
         if exclude_ids is not None:
             exclude_ids = as_ids(exclude_ids, argument="exclude_ids", length=queries.shape[0], device=queries.device)
+        only = check_flag("filled_only", filled_only)
         self._finite("queries", queries)
         with full_precision(queries):
-            return nearest(queries, self.embeddings, k, exclude_ids, self.filled if filled_only else None, settings.memory_budget)
+            return nearest(queries, self.embeddings, k, exclude_ids, self.filled if only else None, settings.memory_budget)
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, local_metadata: dict[str, Any], *args: Any) -> None:
         if self.path is not None:  # loading into the file, never in place of it
