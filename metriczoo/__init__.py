@@ -1,6 +1,6 @@
 """metriczoo: metric-learning losses on one interface, the similarities of an anchor to references of other classes and of its own."""
 
-from metriczoo import data, functional, losses, metrics, miners, models, plots, reduction, references, scores, similarity, stores
+from metriczoo import data, functional, losses, metrics, miners, models, plots, reduction, references, relations, scores, similarity, stores
 from metriczoo._execution import settings
 from metriczoo.references import References
 from metriczoo.scores import Scores, Terms
@@ -19,6 +19,7 @@ __all__ = [
     "plots",
     "reduction",
     "references",
+    "relations",
     "scores",
     "settings",
     "similarity",

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import functools
+import inspect
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -20,10 +22,16 @@ __all__ = [
     "check_count",
     "check_embeddings",
     "check_finite",
+    "check_flag",
+    "check_keywords",
     "check_number",
     "describe",
+    "suggest_keywords",
     "unknown_name",
 ]
+
+
+_Class = TypeVar("_Class", bound=type)
 
 
 def describe(value: Any) -> str:
@@ -48,6 +56,34 @@ def check_choice(argument: str, value: Any, known: Iterable[str]) -> str:
     if not isinstance(value, str) or value not in known:
         raise unknown_name(argument, value, known)
     return value
+
+
+def check_keywords(owner: str, given: Iterable[str], known: Collection[str]) -> None:
+    """Raise if a name in `given` is not one of `known`, the arguments of `owner`, with the nearest one."""
+    for name in given:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise TypeError(f"Expected arguments of {owner} among {sorted(known)}, but got {name!r}.{hint}")
+
+
+def suggest_keywords(kind: _Class) -> _Class:
+    """Make the constructor that a class defines answer an unknown keyword with the nearest one; its signature stays."""
+    if "__init__" not in vars(kind):
+        return kind
+    construct = vars(kind)["__init__"]
+    parameters = list(inspect.signature(construct).parameters.values())[1:]
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):  # what it passes on is not known here
+        return kind
+    known = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+
+    @functools.wraps(construct)
+    def checked(self: Any, *args: Any, **options: Any) -> None:
+        check_keywords(type(self).__name__, options, known)
+        construct(self, *args, **options)
+
+    kind.__init__ = checked  # type: ignore[misc]
+    return kind
 
 
 def check_number(
@@ -90,6 +126,13 @@ def check_count(argument: str, value: Any, *, low: int = 1) -> int:
     if value < low:
         raise ValueError(f"Expected `{argument}` to be at least {low}, but got {value}.")
     return int(value)
+
+
+def check_flag(argument: str, value: Any) -> bool:
+    """Return `value` as bool if it is one, of Python or of NumPy, else raise."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"Expected `{argument}` to be True or False, but got {describe(value)}.")
+    return bool(value)
 
 
 def check_embeddings(argument: str, value: Any) -> Tensor:

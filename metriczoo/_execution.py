@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-__all__ = ["Settings", "checking", "full_precision", "reads_are_free", "settings", "tracing"]
+__all__ = ["Settings", "checking", "full_precision", "memory", "reads_are_free", "settings", "tracing"]
 
 
 @dataclass
@@ -48,6 +48,15 @@ def reads_are_free(tensor: Tensor) -> bool:
 def checking(tensor: Tensor) -> bool:
     """Whether the values of `tensor` are to be checked."""
     return reads_are_free(tensor) if settings.check_values is None else settings.check_values and not tracing(tensor)
+
+
+def memory(budget: int | None, device: torch.device) -> int:
+    """Bytes that a block of scores may take: `budget`, else that of the settings, else what suits the device.
+
+    That is a block that stays in the cache of a host, and one that keeps an accelerator busy.
+    """
+    default = 2**21 if device.type == "cpu" else 2**28
+    return next(b for b in (budget, settings.memory_budget, default) if b is not None)
 
 
 def full_precision(tensor: Tensor) -> contextlib.AbstractContextManager[object]:

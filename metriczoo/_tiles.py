@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from metriczoo._products import Gradients, products_of
 from metriczoo.columns import LabelColumns
-from metriczoo.reduction import Totals, divisors
-from metriczoo.scores import HARMLESS, Scores
+from metriczoo.reduction import Totals, divisors, stacked
+from metriczoo.scores import HARMLESS
 
 if TYPE_CHECKING:
     from metriczoo.engine import Problem
@@ -33,26 +34,32 @@ class Tiles:
         wanted: Sequence[bool],
         weights: Tensor | None = None,
     ) -> None:
-        self.problem, self.wanted, self.weights = problem, wanted, weights
+        self.wanted, self.weights = wanted, weights
         self.anchors, self.same = anchors.detach(), references is None
         self.references = self.anchors if references is None else references.detach()
-        self.parameters = parameters
+        # Facts are leaves here: autograd goes on from their gradients, which must not reach parameters twice.
+        num = len(problem.inputs())
+        facts = [fact.detach().requires_grad_(w) for fact, w in zip(parameters[:num], wanted[2:], strict=False)]
+        self.problem, self.parameters = problem.given(facts), [*facts, *parameters[num:]]
         self.want_anchors, self.want_references = wanted[0], wanted[0] if self.same else wanted[1]
         self.terms: list[list[Tensor]] = []  # gradients by term: of anchors, references, parameters
+        self.points: list[Gradients] = []  # by term, those of the points for `products`
         self.sums: Totals | None = None
         similarity, columns = problem.loss.similarity, problem.columns
         self.buffer: Tensor | None = None  # of the scores of a tile, used again by each
-        self.product = similarity.is_product and isinstance(columns, LabelColumns)
+        self.products = products_of(similarity, self.anchors, self.references) if isinstance(columns, LabelColumns) else None
 
     def run(self) -> Tensor:
         """The loss."""
         values = []
         for rows in self.problem.tiles(self.anchors):
             with torch.set_grad_enabled(any(self.wanted)):
-                every = (self._product_tile if self.product else self._tile)(rows)
+                terms = (self._product_tile if self.products is not None else self._tile)(rows)
+            with torch.no_grad():
+                every = stacked(terms)
             if self.problem.loss.reduction == "none":
-                values.append(every.value.detach().sum(1))
-            sums = Totals(every.value.detach().double().sum(0), *(part.sum(0) for part in every[1:]))
+                values.append(every.value.sum(1))
+            sums = Totals(every.value.double().sum(0), *(part.sum(0) for part in every[1:]))
             self.sums = sums if self.sums is None else Totals(*(x + y for x, y in zip(self.sums, sums, strict=True)))
         if self.sums is None:  # no anchor at all
             return self.anchors.new_zeros(() if self.problem.loss.reduction != "none" else (0,))
@@ -66,83 +73,66 @@ class Tiles:
             wanted = [self.want_anchors, self.want_references and not self.same, *self.wanted[2:]]
             zeros = [[torch.zeros_like(t) if w else t.new_empty(0) for t, w in zip(leaves, wanted, strict=True)] for _ in range(num_terms)]
             self.terms = [[g[0], g[0], *g[2:]] for g in zeros] if self.same else zeros
+            self.points = [Gradients(g[0] if self.want_anchors else None, g[1] if self.want_references else None) for g in self.terms]
 
-    def _objectives(self, every: Totals, rows: slice) -> list[Tensor]:
-        weighted = every.value if self.weights is None else every.value * self.weights[rows].unsqueeze(1)
-        self._start(weighted.shape[1])
-        return [] if not weighted.requires_grad else list(weighted.sum(0).unbind(0))
+    def _objectives(self, terms: Sequence[Totals], rows: slice) -> dict[int, Tensor]:
+        """By number, those terms that have a gradient."""
+        self._start(len(terms))
+        values = {k: term.value for k, term in enumerate(terms) if term.value.requires_grad}
+        return {k: (value if self.weights is None else value * self.weights[rows]).sum() for k, value in values.items()}
 
-    def _backward(self, every: Totals, rows: slice, leaves: Sequence[Tensor]) -> Iterator[tuple[list[Tensor], tuple[Tensor | None, ...]]]:
-        """For each term: its accumulated gradients, and the gradients of this tile with respect to `leaves` and the wanted parameters."""
+    def _backward(self, every: Sequence[Totals], rows: slice, leaves: Sequence[Tensor]) -> Iterator[tuple[int, tuple[Tensor | None, ...]]]:
+        """For each term: its number, and the gradients of this tile with respect to `leaves` and the wanted parameters."""
         objectives = self._objectives(every, rows)
         inputs = [*leaves, *(p for p, w in zip(self.parameters, self.wanted[2:], strict=True) if w)]
-        for k, objective in enumerate(objectives):
-            gradients = torch.autograd.grad(objective, inputs, retain_graph=k + 1 < len(objectives), allow_unused=True)
+        for k, objective in objectives.items():
+            gradients = torch.autograd.grad(objective, inputs, retain_graph=k + 1 < len(every), allow_unused=True)
             into = self.terms[k]
             parameters = (g for g, w in zip(into[2:], self.wanted[2:], strict=True) if w)
             for total, gradient in zip(parameters, gradients[len(leaves) :], strict=True):
                 if gradient is not None:
                     total += gradient
-            yield into, gradients[: len(leaves)]
+            yield k, gradients[: len(leaves)]
 
-    def _tile(self, rows: slice) -> Totals:
+    def _tile(self, rows: slice) -> list[Totals]:
         """Any similarity and any columns: autograd from the block's points to its sums."""
         a, r = self.anchors[rows].requires_grad_(self.want_anchors), self.references.detach().requires_grad_(self.want_references)
-        every = self.problem.totals(a, r, rows)
+        block = self.problem.block(r, rows, a.device)
+        every = self.problem.apart(*self.problem.columns.scores(self.problem.loss.similarity, a, r, block, rows), rows)
         leaves = [t for t in (a, r) if t.requires_grad]
-        for into, gradients in self._backward(every, rows, leaves):
-            found = iter(gradients)
+        for k, gradients in self._backward(every, rows, leaves):
+            into, found = self.terms[k], iter(gradients)
             if self.want_anchors and (g := next(found)) is not None:
                 into[0][rows] += g
             if self.want_references and (g := next(found)) is not None:
                 into[1] += g
         return every
 
-    def _product_tile(self, rows: slice) -> Totals:
-        """Scores that are a matrix product: autograd from the scores only, and products straight into the accumulated gradients."""
-        a, n = self.anchors[rows], len(self.references)
-        columns = self.problem.columns
-        assert isinstance(columns, LabelColumns)
+    def _product_tile(self, rows: slice) -> list[Totals]:
+        """Scores by a matrix product: autograd from the scores only, and products straight into the accumulated gradients."""
+        height, columns, products = rows.stop - rows.start, self.problem.columns, self.products
+        assert isinstance(columns, LabelColumns) and products is not None
         with torch.no_grad():
-            if self.buffer is None:
-                self.buffer = a.new_empty(a.shape[0], columns.width)
-            scores = self.buffer[: a.shape[0]]
-            torch.mm(a, self.references.mT, out=scores[:, :n])
-            scores[:, n] = HARMLESS
-            r = self.references.detach()
-            s_n, s_p = columns.sets(scores, self.problem.block(r, rows, a.device), rows, in_place=True)
+            if self.buffer is None or len(self.buffer) < height:
+                self.buffer = self.anchors.new_empty(height, columns.width)
+            scores, r = self.buffer[:height], self.references.detach()
+            products.multiply(rows, out=scores[:, :-1])
+            scores[:, -1] = HARMLESS
+            block = self.problem.block(r, rows, r.device)
+            s_n, s_p = columns.sets(scores, block, rows, in_place=True, outside=products.outside)
+            products.finish(s_n, s_p, rows)
         leaves = (s_n.value, s_p.value, r) if self.want_anchors or self.want_references else ()
         for leaf in leaves:
             leaf.requires_grad_()
-        every = self.problem.finish(s_n, s_p, rows)
-        for into, gradients in self._backward(every, rows, leaves):
+        every = self.problem.apart(s_n, s_p, rows)
+        for k, gradients in self._backward(every, rows, leaves):
             if leaves:
-                self._push(into, *gradients, s_n=s_n, s_p=s_p, a=a, rows=rows)
+                g_n, g_p, g_r = gradients
+                with torch.no_grad():
+                    products.push(g_n, g_p, s_n, s_p, rows, self.points[k])
+                if self.want_references and g_r is not None:
+                    self.terms[k][1] += g_r
         return every
-
-    def _push(
-        self,
-        into: list[Tensor],
-        g_n: Tensor | None,
-        g_p: Tensor | None,
-        g_r: Tensor | None,
-        *,
-        s_n: Scores,
-        s_p: Scores,
-        a: Tensor,
-        rows: slice,
-    ) -> None:
-        """From the gradients of the scores to those of the points. Positives are excluded columns of `g_n`, where it is 0."""
-        n = len(self.references)
-        gradient = torch.zeros_like(s_n.value) if g_n is None else g_n.contiguous()
-        if g_p is not None and s_p.columns is not None:
-            gradient.scatter_(1, s_p.columns, g_p)
-        if self.want_anchors:
-            into[0][rows].addmm_(gradient[:, :n], self.references)
-        if self.want_references:
-            into[1].addmm_(gradient[:, :n].mT, a)
-            if g_r is not None:
-                into[1] += g_r
 
     def gradients(self) -> tuple[Tensor, ...]:
         """Of each wanted input, once `run` is through."""
@@ -152,6 +142,9 @@ class Tiles:
             return tuple(
                 torch.zeros_like(t) for t, w in zip((self.anchors, self.references, *self.parameters), self.wanted, strict=True) if w
             )
+        if self.products is not None:
+            for points in self.points:
+                self.products.close(points)
         factors = torch.ones_like(self.sums.value) if self.weights is not None else 1 / divisors(self.problem.loss.reduction, self.sums)
         result = []
         for i, w in enumerate(self.wanted):

@@ -26,6 +26,7 @@ class Points:
 
     labels: Tensor  # [n] int64, or [n, ...] with a relation of the user's own
     ids: Tensor | None = None  # [n] int64
+    fresh: bool = False  # whether ids are 0, ..., n - 1
 
 
 class Columns:
@@ -33,6 +34,12 @@ class Columns:
 
     keep: Tensor  # [N] bool: anchors that take part
     width: int  # how many scores a row of a block has
+    labels: Tensor | None = None  # [n] of the references, where they are compared by labels
+    positions: Tensor | None = None  # [n + 1] int64: which reference of the call each one is, where some were left out
+    ids: tuple[Tensor, Tensor] | None = None  # [N] and [n], of anchors and of references, where a point may be both
+    grouped: bool = False  # whether anchors are the references, in the order of their classes, so that a block can hold whole classes
+    strata: tuple[int, float] | None = None  # how many references, the first ones, stand for themselves, and for how many each other does
+    streamed: bool = False  # whether references are not prepared yet: they are so many that they are read in chunks
 
     def height(self, budget: int, itemsize: int) -> int:
         """How many anchors a block may have so that its scores take at most `budget` bytes; at least one."""
@@ -49,7 +56,8 @@ class RelationColumns(Columns):
     def __init__(self, anchors: Points, references: Points, relation: Relation | None = None) -> None:
         self.anchors, self.references = anchors, references
         self.relation = relation
-        self.width = references.labels.shape[0]
+        self.width, self.labels = references.labels.shape[0], references.labels
+        self.ids = _ids(anchors, references)
         labels = anchors.labels
         self.keep = labels >= 0 if labels.dim() == 1 else torch.ones(labels.shape[0], dtype=torch.bool, device=labels.device)
 
@@ -71,8 +79,8 @@ class RelationColumns(Columns):
         allowed = self.keep[rows].unsqueeze(1)
         if y.dim() == 1:
             allowed = allowed & (y >= 0)
-        if self.anchors.ids is not None and self.references.ids is not None:
-            i, j = self.anchors.ids[rows].unsqueeze(1), self.references.ids
+        if self.ids is not None:
+            i, j = self.ids[0][rows].unsqueeze(1), self.ids[1]
             allowed = allowed & ((i != j) | (i < 0))
         return negative & allowed, positive & allowed
 
@@ -92,15 +100,19 @@ class LabelColumns(Columns):
     """
 
     def __init__(self, anchors: Points, references: Points) -> None:
-        self.width = references.labels.shape[0] + 1
+        self.width, self.labels = references.labels.shape[0] + 1, references.labels
         self.keep = anchors.labels >= 0
         self._labels = _Ranges(anchors.labels, references.labels)
-        self._ids = None if anchors.ids is None or references.ids is None else _Ranges(anchors.ids, references.ids)
+        self.ids = _ids(anchors, references)
+        self._itself = anchors is references and anchors.fresh
+        self._ids = None if self.ids is None or self._itself else _Ranges(*self.ids)
 
     def tables(self, rows: slice) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Positives `[b, p]` and which of them count, excluded columns `[b, e]` and how many different ones `[b]`."""
         positive, same_class = self._labels.table(rows)
         excluded, num_excluded = positive, same_class.sum(1)
+        if self._itself:  # an anchor is a reference of its class, and no other
+            same_class = same_class & (positive != torch.arange(rows.start, rows.stop, device=positive.device).unsqueeze(1))
         if self._ids is not None:
             known = (self._ids.keys[rows] >= 0).unsqueeze(1)
             own, same_point = self._ids.table(rows)
@@ -117,23 +129,34 @@ class LabelColumns(Columns):
         value = torch.nn.functional.pad(similarity.score(a, r), (0, 1), value=HARMLESS)
         return self.sets(value, block, rows)
 
-    def sets(self, value: Tensor, block: Block, rows: slice, *, in_place: bool = False) -> tuple[Scores, Scores]:
-        """`(s_n, s_p)` of the scores `value` `[b, n + 1]`, whose last column is the spare one."""
+    def sets(self, value: Tensor, block: Block, rows: slice, *, in_place: bool = False, outside: float = HARMLESS) -> tuple[Scores, Scores]:
+        """`(s_n, s_p)` of the scores `value` `[b, n + 1]`, whose last column is the spare one; cells of no set hold `outside`."""
         positive, same_class, excluded, num_excluded = self.tables(rows)
         near = value.gather(1, positive)
-        near = torch.where(same_class, near, HARMLESS)
-        value = value.scatter_(1, excluded, HARMLESS) if in_place else value.scatter(1, excluded, HARMLESS)
+        near = torch.where(same_class, near, outside)
+        value = value.scatter_(1, excluded, outside) if in_place else value.scatter(1, excluded, outside)
         s_n = Scores(value, excluded=excluded, num_excluded=num_excluded, block=block, harmless=True)
         return s_n, Scores(near, same_class, columns=positive, block=block, harmless=True)
 
 
+def _ids(anchors: Points, references: Points) -> tuple[Tensor, Tensor] | None:
+    return None if anchors.ids is None or references.ids is None else (anchors.ids, references.ids)
+
+
 class _Ranges:
-    """For each anchor the references with its key, as tables padded with column `n`, at least once."""
+    """For each anchor the references with its key, as tables padded with column `n`, at least once.
+
+    References that come in order of their keys, as class proxies do, are not sorted.
+    """
+
+    order: Tensor | None  # [n] int64
 
     def __init__(self, keys: Tensor, references: Tensor) -> None:
-        self.keys, self.references = keys, _padded(references, -1)
-        ordered, order = references.sort(stable=True)
-        self.order = _padded(order, len(order))
+        keys = keys.contiguous()  # `searchsorted` warns of any other, such as every second label of a batch
+        self.keys, self.references, self.order = keys, references, None
+        ordered = references.contiguous()
+        if bool((ordered[1:] < ordered[:-1]).any()):
+            ordered, self.order = references.sort(stable=True)
         self.start = torch.searchsorted(ordered, keys, side="left")
         self.length = torch.searchsorted(ordered, keys, side="right") - self.start
 
@@ -143,15 +166,18 @@ class _Ranges:
         width = 1 + (int(length.amax()) if length.numel() else 0)
         offset = torch.arange(width, device=length.device)
         there = offset < length
-        return self.order[torch.where(there, self.start[rows].unsqueeze(1) + offset, len(self.order) - 1)], there
+        place = self.start[rows].unsqueeze(1) + offset
+        n = len(self.references)
+        if self.order is None or not n:
+            return torch.where(there, place, n), there
+        return torch.where(there, self.order[place.clamp(max=n - 1)], n), there
 
     def match(self, rows: slice, columns: Tensor) -> Tensor:
-        """`[b, p]` bool: whether the references in `columns` have the key of their anchor."""
-        return self.references[columns] == self.keys[rows].unsqueeze(1)
-
-
-def _padded(x: Tensor, last: int) -> Tensor:
-    return torch.cat([x, x.new_full((1,), last)])
+        """`[b, p]` bool: whether the references in `columns` have the key of their anchor, which column `n` has not."""
+        n = len(self.references)
+        if not n:
+            return torch.zeros_like(columns, dtype=torch.bool)
+        return (self.references[columns.clamp(max=n - 1)] == self.keys[rows].unsqueeze(1)) & (columns < n)
 
 
 class DrawnColumns(Columns):

@@ -7,18 +7,20 @@ block in the forward pass, with no recomputation. Blocks that stay in cache make
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from metriczoo._execution import settings, tracing
+from metriczoo._execution import memory, settings, tracing
+from metriczoo._strata import stratified
+from metriczoo._stream import THIN, NeedsCells, Stream, prepared
 from metriczoo._tiles import Tiles
-from metriczoo.columns import Columns
-from metriczoo.reduction import Totals, divisors, totals
+from metriczoo.columns import Columns, LabelColumns
+from metriczoo.reduction import Totals, divisors, stacked, totals_apart
 from metriczoo.scores import HARMLESS, Block, Scores
 
 if TYPE_CHECKING:
@@ -26,19 +28,31 @@ if TYPE_CHECKING:
 
 __all__ = ["Problem", "evaluate"]
 
+_TALL = 4  # times the height of a block that it may have to hold the whole of a class
+
 
 @dataclass(eq=False)
 class Problem:
-    """One call of a loss: all but the tensors that gradients flow to."""
+    """One call of a loss: all but its points and its parameters."""
 
     loss: Loss
     columns: Columns
     embedding_dim: int
     seed: Tensor | None
     budget: int | None  # bytes per score block
+    facts: tuple[Any, ...] = ()  # what the loss fixed
+
+    def inputs(self) -> list[Tensor]:
+        """The facts that gradients flow to."""
+        return [fact for fact in self.facts if _differentiable(fact)]
+
+    def given(self, facts: Iterable[Tensor]) -> Problem:
+        """The same call with other tensors in place of `inputs`."""
+        new = iter(facts)
+        return replace(self, facts=tuple(next(new) if _differentiable(fact) else fact for fact in self.facts))
 
     def block(self, r: Tensor, rows: slice, device: torch.device) -> Block:
-        """What miners may know of the block of anchors `rows`, whose references are `r`."""
+        """What may be known of the block of anchors `rows`, whose references are `r`."""
         similarity, width = self.loss.similarity, self.columns.width
 
         def between(i: Tensor, j: Tensor | None) -> Tensor:
@@ -49,13 +63,39 @@ class Problem:
                 return similarity.score(r[i].unsqueeze(1), r[j.clamp(max=len(r) - 1)]).squeeze(1)
             return F.pad(similarity.score(r[i], r), (0, width - len(r)), value=HARMLESS)
 
-        return Block(torch.arange(rows.start, rows.stop, device=device), similarity.distance, self.embedding_dim, self.seed, between)
+        return Block(
+            torch.arange(rows.start, rows.stop, device=device),
+            similarity.distance,
+            self.embedding_dim,
+            self.seed,
+            between,
+            self.columns.positions,
+            self.facts,
+            self._peers(rows),
+        )
+
+    def _peers(self, rows: slice) -> int | None:
+        labels = self.columns.labels
+        if not self.columns.grouped or labels is None or rows.start == rows.stop:
+            return None
+        before, after = labels[max(0, rows.start - 1) : rows.start + 1], labels[rows.stop - 1 : rows.stop + 1]
+        cut = (rows.start > 0 and before[0] == before[-1]) or (rows.stop < len(labels) and after[0] == after[-1])
+        return None if cut else rows.start
 
     def finish(self, s_n: Scores, s_p: Scores, rows: slice) -> Totals:
         """What the anchors `rows` add up to."""
+        return stacked(self.apart(s_n, s_p, rows))
+
+    def apart(self, s_n: Scores, s_p: Scores, rows: slice) -> list[Totals]:
+        """`finish` of each term by itself."""
+        if not self.loss.separable:  # no anchor may see one that is ignored
+            keep = self.columns.keep[rows].unsqueeze(1)
+            s_n, s_p = s_n.where(keep), s_p.where(keep)
+        if self.columns.strata is not None:
+            s_n = stratified(s_n, *self.columns.strata)
         if self.loss.miner is not None:
             s_n, s_p = self.loss.miner(s_n, s_p)
-        return totals(
+        return totals_apart(
             self.loss.per_anchor(s_n, s_p),
             s_n,
             s_p,
@@ -74,40 +114,85 @@ class Problem:
 
     def dense(self, anchors: Tensor, references: Tensor | None) -> Tensor:
         """The loss by one block: the reference, differentiable any number of times."""
+        if self.columns.streamed and references is not None:
+            references = prepared(self.loss.similarity, references, anchors.dtype)
         every = self.totals(anchors, anchors if references is None else references, slice(0, len(anchors)))
         if self.loss.reduction == "none":
             return every.value.sum(1)
         return self.value(Totals(*(part.sum(0) for part in every))).to(anchors.dtype)
 
     def tiles(self, anchors: Tensor) -> Iterator[slice]:
-        """The blocks of anchors, near-equal in height."""
-        budget = next(b for b in (self.budget, settings.memory_budget, _default_budget(anchors.device)) if b is not None)
-        n, height = len(anchors), self.columns.height(budget, anchors.element_size())
+        """The blocks of anchors, near-equal in height; of whole classes where anchors are in the order of these, unless some are huge."""
+        n, height = len(anchors), self.columns.height(memory(self.budget, anchors.device), anchors.element_size())
+        if self.budget is None and settings.memory_budget is None and isinstance(self.columns, LabelColumns):
+            height = max(height, THIN)
         count = max(1, -(-n // height))
         height = max(1, -(-n // count))
+        if self.columns.grouped and self.columns.labels is not None:
+            return _of_whole_classes(self.columns.labels, max(1, height // 2))  # there is a block of scores for each positive
         return (slice(start, min(start + height, n)) for start in range(0, n, height))
 
 
-def _default_budget(device: torch.device) -> int:
-    """Bytes: a block that stays in the cache of a host; on an accelerator one that keeps it busy."""
-    return 2**21 if device.type == "cpu" else 2**28
+def _of_whole_classes(labels: Tensor, height: int) -> Iterator[slice]:
+    """Blocks of sorted `labels` of about `height` rows. A class of more than `_TALL` times that is cut."""
+    start, stop = 0, 0
+    for size in labels.unique_consecutive(return_counts=True)[1].tolist():
+        if stop > start and stop + size > start + height:
+            yield from _cut(start, stop, height)
+            start = stop
+        stop += size
+    if stop > start:
+        yield from _cut(start, stop, height)
+
+
+def _cut(start: int, stop: int, height: int) -> Iterator[slice]:
+    step = stop - start if stop - start <= _TALL * height else height
+    return (slice(first, min(first + step, stop)) for first in range(start, stop, step))
+
+
+def _differentiable(fact: Any) -> bool:
+    return isinstance(fact, Tensor) and fact.requires_grad
 
 
 def evaluate(problem: Problem, anchors: Tensor, references: Tensor | None, parameters: Sequence[Tensor]) -> Tensor:
-    """The loss of prepared `anchors` `[N, d]` against prepared `references` `[n, d]`; None means the anchors themselves.
+    """The loss of prepared `anchors` `[N, d]` against `references` `[n, d]`; None means the anchors themselves.
 
-    `parameters` are all other tensors that may require a gradient inside `per_anchor`, the miner and the similarity.
+    References are prepared, unless they are to be streamed. `parameters` are all other tensors that may require a gradient inside `per_anchor`, the miner and the similarity.
     """
     execution = problem.loss.execution
     if execution == "dense" or not problem.loss.separable or tracing(anchors):
         return problem.dense(anchors, references)
+    if problem.columns.streamed and references is not None:
+        try:
+            return _by_blocks(problem, anchors, references, parameters)
+        except NeedsCells:
+            problem.loss.needs_cells, problem.columns.streamed = True, False
+            references = prepared(problem.loss.similarity, references, anchors.dtype)
+    return _by_blocks(problem, anchors, references, parameters)
+
+
+def _by_blocks(problem: Problem, anchors: Tensor, references: Tensor | None, parameters: Sequence[Tensor]) -> Tensor:
+    parameters = (*problem.inputs(), *parameters)
     inputs = (anchors, references, *parameters)
     wanted = tuple(torch.is_grad_enabled() and t is not None and t.requires_grad for t in inputs)
     if not any(wanted):
         with torch.no_grad():
-            return Tiles(problem, anchors, references, parameters, wanted).run()
+            return _blocks(problem, anchors, references, parameters, wanted).run()
     value: Tensor = _Tiled.apply(problem, wanted, *inputs)[0]  # type: ignore[no-untyped-call]
     return value
+
+
+def _blocks(
+    problem: Problem,
+    anchors: Tensor,
+    references: Tensor | None,
+    parameters: Sequence[Tensor],
+    wanted: Sequence[bool],
+    weights: Tensor | None = None,
+) -> Tiles | Stream:
+    if problem.columns.streamed and references is not None:
+        return Stream(problem, anchors, references, parameters, wanted, weights)
+    return Tiles(problem, anchors, references, parameters, wanted, weights)
 
 
 class _Tiled(torch.autograd.Function):
@@ -115,36 +200,50 @@ class _Tiled(torch.autograd.Function):
 
     With reduction "none" the factor of each anchor is known in backward only: there the tiles run again. Under `create_graph` backward
     differentiates the dense form, since the gradient accumulated here is a constant to autograd.
+
+    The gradient of streamed references is so large that there is room for it once: the first backward gives it away, and any further one
+    of a retained graph streams again.
     """
 
     @staticmethod
     def forward(problem: Problem, wanted: tuple[bool, ...], anchors: Tensor, references: Tensor | None, *parameters: Tensor) -> Any:
         per_anchor = problem.loss.reduction == "none"
-        tiles = Tiles(problem, anchors, references, parameters, (False,) * len(wanted) if per_anchor else wanted)
-        return (tiles.run(), *tiles.gradients())
+        tiles = _blocks(problem, anchors, references, parameters, (False,) * len(wanted) if per_anchor else wanted)
+        value, gradients = tiles.run(), tiles.gradients()
+        return (value, list(gradients)) if problem.columns.streamed else (value, *gradients)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         problem, wanted, *tensors = inputs
-        ctx.mark_non_differentiable(*output[1:])
         ctx.problem, ctx.wanted = problem, wanted
+        ctx.once = output[1] if problem.columns.streamed else []
+        if problem.columns.streamed:
+            output = output[:1]
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.set_materialize_grads(False)
         ctx.num_gradients = len(output) - 1
         # A store may be updated between forward and backward: what receives no gradient is kept aside, and checked where it is used again.
         ctx.constants = [None if w or t is None else (t, t._version) for t, w in zip(tensors, wanted, strict=True)]
         ctx.save_for_backward(*output[1:], *(t for t, w in zip(tensors, wanted, strict=True) if w))
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor, *_: Tensor) -> Any:
+    def backward(ctx: Any, grad: Tensor | None, *_: Tensor) -> Any:
+        if grad is None:  # nothing depends on the value
+            return (None,) * (2 + len(ctx.wanted))
         saved = ctx.saved_tensors
         gradients, differentiable = list(saved[: ctx.num_gradients]), iter(saved[ctx.num_gradients :])
-        if torch.is_grad_enabled() or not gradients:
+        if ctx.once and not torch.is_grad_enabled():
+            gradients, ctx.once = [g.mul_(grad) for g in ctx.once], []
+        elif torch.is_grad_enabled() or not gradients:
             tensors: list[Any] = [next(differentiable) if w else _unchanged(c) for w, c in zip(ctx.wanted, ctx.constants, strict=True)]
             if torch.is_grad_enabled():
                 gradients = _dense_gradients(ctx.problem, tensors, ctx.wanted, grad)
             else:
-                tiles = Tiles(ctx.problem, tensors[0], tensors[1], tensors[2:], ctx.wanted, weights=grad)
+                per_anchor = ctx.problem.loss.reduction == "none"
+                tiles = _blocks(ctx.problem, tensors[0], tensors[1], tensors[2:], ctx.wanted, weights=grad if per_anchor else None)
                 tiles.run()
                 gradients = list(tiles.gradients())
+                gradients = gradients if per_anchor else [g.mul_(grad) for g in gradients]
         else:
             gradients = [g * grad for g in gradients]
         result = iter(gradients)
@@ -164,8 +263,35 @@ def _unchanged(constant: tuple[Tensor, int] | None) -> Tensor | None:
 
 
 def _dense_gradients(problem: Problem, tensors: list[Tensor | None], wanted: Sequence[bool], grad: Tensor) -> list[Tensor]:
-    anchors, references = tensors[0], tensors[1]
+    # Points and facts may depend on the same parameters as the loss, or on one another. That is for autograd to add up, behind the gates.
+    gate, num = _Gate(), 2 + len(problem.inputs())
+    tensors = [t if t is None or k >= num else _Gated.apply(t, gate) for k, t in enumerate(tensors)]  # type: ignore[no-untyped-call]
+    anchors, references, *facts = tensors[:num]
     assert anchors is not None
-    value = problem.dense(anchors, references)
+    value = problem.given(fact for fact in facts if fact is not None).dense(anchors, references)
     inputs = [t for t, w in zip(tensors, wanted, strict=True) if w and t is not None]
-    return list(torch.autograd.grad(value, inputs, grad, create_graph=True, allow_unused=True, materialize_grads=True))
+    gate.shut = True
+    gradients = torch.autograd.grad(value, inputs, grad, create_graph=True, allow_unused=True, materialize_grads=True)
+    gate.shut = False  # further derivatives pass
+    return list(gradients)
+
+
+@dataclass(eq=False)
+class _Gate:
+    shut: bool = False
+
+
+class _Gated(torch.autograd.Function):
+    """Identity; gradients stop here while the gate is shut."""
+
+    @staticmethod
+    def forward(x: Tensor, gate: _Gate) -> Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, _Gate], output: Tensor) -> None:
+        ctx.gate = inputs[1]
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None]:
+        return None if ctx.gate.shut else grad, None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from metriczoo._checks import check_choice
 from metriczoo.scores import Scores, Terms
 
-__all__ = ["REDUCTIONS", "Totals", "divisors", "totals"]
+__all__ = ["REDUCTIONS", "Totals", "divisors", "stacked", "totals", "totals_apart"]
 
 REDUCTIONS = {
     "mean": "sum / number of groups: each term over its own anchors, pairs or triplets, those with loss 0 counted",
@@ -45,17 +46,33 @@ def totals(
 
     A miner may have split anchors into groups: rows `g * i ... g * i + g - 1` then belong to anchor `i`.
     """
-    b = keep.shape[0]
+    return stacked(totals_apart(result, s_n, s_p, keep, needs_positives=needs_positives, needs_negatives=needs_negatives))
+
+
+def stacked(terms: Sequence[Totals]) -> Totals:
+    """Of the totals of each term, `[b]`, those of all, `[b, terms]`."""
+    return Totals(*(torch.stack(column, dim=1) for column in zip(*terms, strict=True)))
+
+
+def totals_apart(
+    result: Tensor | Terms | tuple[Terms, ...], s_n: Scores, s_p: Scores, keep: Tensor, *, needs_positives: bool, needs_negatives: bool
+) -> list[Totals]:
+    """`totals` of each term by itself, `[b]`: what one does not depend on has no gradient from it."""
     if isinstance(result, Tensor):
-        if result.shape != s_n.value.shape[:1]:
-            raise ValueError(f"Expected `per_anchor` to return a tensor of shape [{s_n.value.shape[0]}], but got {list(result.shape)}.")
+        if result.shape != (s_n.height,):
+            raise ValueError(f"Expected `per_anchor` to return a tensor of shape [{s_n.height}], but got {list(result.shape)}.")
         value, count, pairs = _anchor_terms(result, s_n, s_p, needs_positives, needs_negatives)
         columns = [(value, count, (value != 0).long(), pairs)]
     else:
         terms = (result,) if isinstance(result, Terms) else result
         columns = [(t.total, t.count.long(), t.active.long(), t.count.long()) for t in terms]
-    fold = [[torch.where(keep, column.reshape(b, -1).sum(1) if b else column, 0) for column in term] for term in columns]
-    return Totals(*(torch.stack(column, dim=1) for column in zip(*fold, strict=True)))
+    return [Totals(*(_kept(column, keep) for column in term)) for term in columns]
+
+
+def _kept(column: Tensor, keep: Tensor) -> Tensor:
+    """`[b]`: by anchor, of what may be by group."""
+    b = len(keep)
+    return torch.where(keep, column if len(column) == b else column.reshape(b, -1).sum(1), 0)
 
 
 def divisors(reduction: str, sums: Totals) -> Tensor:

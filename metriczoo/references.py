@@ -11,7 +11,7 @@ from torch import Tensor
 from metriczoo._checks import as_ids, as_labels, check_embeddings, check_finite, describe
 from metriczoo._execution import checking
 
-__all__ = ["References", "Store", "as_references", "match"]
+__all__ = ["References", "SampledReferences", "Sampler", "Store", "as_references", "match"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,12 +40,34 @@ class References:
         return int(self.embeddings.shape[0])
 
 
+@dataclass(frozen=True, eq=False)
+class SampledReferences(References):
+    """Points of some classes, such as proxies: those of a batch, and others that were drawn.
+
+    Args:
+        certain: how many references, the first ones, are of classes of the batch. None: in any order, and each stands for itself.
+        weight: how many references each of the others stands for.
+    """
+
+    certain: int | None = None
+    weight: float = 1.0
+
+
 @runtime_checkable
 class Store(Protocol):
     """Anything that gives references: memory banks, queues, proxies."""
 
     def references(self) -> References:
         """What anchors are compared with, as it is now."""
+        ...
+
+
+@runtime_checkable
+class Sampler(Store, Protocol):
+    """A store that may give some of its points only."""
+
+    def sampled(self, labels: Tensor) -> References:
+        """What a batch with `labels` `[n]` is compared with."""
         ...
 
 
@@ -68,7 +90,7 @@ def as_references(given: Any, anchors: Tensor, labels: Tensor, ids: Tensor | Non
     entries = given if isinstance(given, list) else [given]
     if not entries:
         raise ValueError("Expected `references` to hold at least one entry, but got an empty list.")
-    parts = [None if entry is None else _one(entry, anchors) for entry in entries]
+    parts = [None if entry is None else _one(entry, anchors, labels) for entry in entries]
     if None not in parts and ids is None:
         return [part for part in parts if part is not None], None
     if ids is None:  # the batch equals itself only, so the ids of the others do not matter
@@ -78,8 +100,10 @@ def as_references(given: Any, anchors: Tensor, labels: Tensor, ids: Tensor | Non
     return [own if part is None else part for part in parts], ids
 
 
-def _one(entry: Any, anchors: Tensor) -> References:
-    if isinstance(entry, Store):
+def _one(entry: Any, anchors: Tensor, labels: Tensor) -> References:
+    if isinstance(entry, Sampler):
+        part = entry.sampled(labels)
+    elif isinstance(entry, Store):
         part = entry.references()
     elif isinstance(entry, References):
         part = entry

@@ -11,9 +11,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
+
+from metriczoo._logsumexp import logsumexp
 
 __all__ = ["HARMLESS", "Block", "Scores", "Terms", "as_scores"]
 
@@ -33,7 +37,7 @@ class Terms:
 
 @dataclass(frozen=True, eq=False)
 class Block:
-    """Where a block of scores comes from: what a miner may know beyond the scores themselves."""
+    """Where a block of scores comes from: what a miner or a loss may know beyond the scores themselves."""
 
     rows: Tensor  # [b] position of each anchor in the batch
     distance: Callable[[Tensor], Tensor]  # Euclidean distance of the points that have a given score
@@ -42,6 +46,9 @@ class Block:
     between: Callable[[Tensor, Tensor | None], Tensor] | None = (
         None  # (i [g], j [g, k] or None) -> scores of references i to references j or to all
     )
+    positions: Tensor | None = None  # [n + 1] int64: which reference of the call each one is, where some were left out
+    facts: tuple[Any, ...] = ()  # what `Loss.facts` fixed for the call
+    peers: int | None = None  # the first anchor, where anchors are the references and a block holds all of the classes in it
 
 
 class Scores:
@@ -88,12 +95,44 @@ class Scores:
         return f"Scores({self.value.shape[0]} anchors x {self.value.shape[1]} references)"
 
     @property
+    def height(self) -> int:
+        """How many anchors there are."""
+        return self.value.shape[0]
+
+    @property
     def mask(self) -> Tensor:
         """`[b, n]` bool: which cells belong to the set."""
         if self._mask is not None:
             return self._mask
         everything = torch.ones(self.value.shape, dtype=torch.bool, device=self.value.device)
         return everything if self.excluded is None else everything.scatter(1, self.excluded, False)
+
+    @property
+    def facts(self) -> tuple[Any, ...]:
+        """What `Loss.facts` of the loss that made these scores gave for the call.
+
+        Raises:
+            ValueError: for scores that no such loss has made.
+        """
+        if self.block is None or not self.block.facts:
+            raise ValueError(
+                "Expected scores that this loss has made, since it needs more than scores, but these come from elsewhere: "
+                "call the loss on embeddings and labels, or use its function in `metriczoo.functional`."
+            )
+        return self.block.facts
+
+    def of_anchors(self, x: Tensor) -> Tensor:
+        """`[b, ...]`: of a fact about all anchors of the call, `[N, ...]`, the rows of these scores. A miner may have split anchors."""
+        assert self.block is not None
+        rows = self.height
+        own = x[self.block.rows]
+        return own if len(own) == rows else own.repeat_interleave(rows // max(1, len(own)), 0, output_size=rows)
+
+    def of_references(self, x: Tensor) -> Tensor:
+        """`[b, n]`: of a fact about all references of the call, `[n]`, that of the reference in each cell; 0 for a cell without."""
+        if self.columns is not None:
+            return pad(x, (0, 1))[self.columns]
+        return pad(x, (0, self.value.shape[1] - len(x))).expand_as(self.value)
 
     def _with(self, value: Tensor) -> Scores:
         return Scores(value, self._mask, excluded=self.excluded, num_excluded=self._num_excluded, columns=self.columns, block=self.block)
@@ -154,21 +193,15 @@ class Scores:
 
     def _extreme(self, empty: float, largest: bool) -> Tensor:
         if self.value.shape[1] == 0:
-            return self.value.new_full((self.value.shape[0],), empty)
+            return self.value.sum(1) + empty  # attached to the graph
         filled = self.fill(empty)
         return filled.amax(1) if largest else filled.amin(1)
 
-    def logsumexp(self) -> Tensor:
-        """`[b]`: log of the sum of exponentials; -inf for an empty set, with gradient 0."""
+    def logsumexp(self, scale: float | Tensor = 1.0) -> Tensor:
+        """`[b]`: log of the sum of exponentials of `scale > 0` times the values; -inf for an empty set, with gradient 0."""
         if self.value.shape[1] == 0:
-            return self.value.new_full((self.value.shape[0],), -math.inf)
-        filled, limits = self.fill(-math.inf), torch.finfo(self.value.dtype)
-        largest = filled.detach().amax(1, keepdim=True)
-        shift = largest.clamp(min=limits.min)
-        # Arithmetic on subnormal numbers is twenty times slower: exponentials stay above the square root of the least normal one, which
-        # leaves room for a gradient's factors and is nothing beside the largest term, exp(0).
-        total = (filled - shift).clamp(min=math.log(limits.tiny) / 2).exp().sum(1)
-        return torch.where(largest.squeeze(1) == -math.inf, -math.inf, shift.squeeze(1) + total.log())
+            return self.value.sum(1) - math.inf  # attached to the graph
+        return logsumexp(self.value, self.excluded, self._mask, scale)
 
     def topk(self, k: int, *, largest: bool = True) -> Scores:
         """The `k` largest (or smallest) values of each anchor; fewer where the set has fewer."""

@@ -1,0 +1,213 @@
+"""Scores of a tile from one matrix product into a buffer, and products from their gradient straight into that of the points."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from metriczoo.scores import HARMLESS, Scores
+from metriczoo.similarity import Similarity
+
+__all__ = ["Distances", "Products", "products_of"]
+
+_WIDE = 2**18  # elements of an array of differences that may be held at once
+_FEW = 128  # positives are few where there are so many times more references: to take them one by one is then faster than products
+_MANY = 8  # near pairs are many from one in so many on
+
+
+class Products:
+    """Of a similarity whose scores are inner products of prepared points.
+
+    Args:
+        anchors: `[N, d']`, prepared.
+        references: `[n, d']`, prepared; the very tensor `anchors` where these are compared with themselves.
+    """
+
+    outside = HARMLESS  # what a cell of no set holds until `finish`
+
+    def __init__(self, anchors: Tensor, references: Tensor) -> None:
+        self.anchors, self.references = anchors, references
+
+    def multiply(self, rows: slice, out: Tensor) -> None:
+        """Write what `finish` takes for anchors `rows` into `out` `[b, n]`."""
+        torch.mm(self.anchors[rows], self.references.mT, out=out)
+
+    def finish(self, s_n: Scores, s_p: Scores, rows: slice) -> None:
+        """Make scores of it, in place."""
+
+    def push(self, g_n: Tensor | None, g_p: Tensor | None, s_n: Scores, s_p: Scores, rows: slice, into: Gradients) -> None:
+        """From the gradients of the scores of a tile to those of the points. Positives are excluded columns of `g_n`, where it is 0."""
+        if g_n is None and g_p is not None and _few(s_p, len(self.references)):
+            return self._push_positives(g_p, s_p, rows, into)
+        gradient = _joined(g_n, g_p, s_n, s_p)
+        if into.anchors is not None:
+            into.anchors[rows].addmm_(gradient, self.references)
+        if into.references is not None:
+            into.references.addmm_(gradient.mT, self.anchors[rows])
+        return None
+
+    def _push_positives(self, g_p: Tensor, s_p: Scores, rows: slice, into: Gradients) -> None:
+        """A term of positives only takes no product."""
+        for g, columns in _parts(g_p, s_p, self.references):
+            if into.anchors is not None:
+                into.anchors[rows] += (g.unsqueeze(1) @ self.references[columns]).squeeze(1)
+            if into.references is not None:
+                into.references.index_add_(0, columns.flatten(), (g.unsqueeze(2) * self.anchors[rows].unsqueeze(1)).flatten(0, 1))
+
+    def close(self, into: Gradients) -> None:
+        """What remains to be done after the last tile."""
+
+
+class Gradients:
+    """Accumulated gradients of one term, where wanted; of points compared with themselves both are the same tensor."""
+
+    def __init__(self, anchors: Tensor | None, references: Tensor | None) -> None:
+        self.anchors, self.references = anchors, references
+        self.of_anchors = None if anchors is None else anchors.new_zeros(len(anchors))  # row sums, of `Distances` only
+        self.of_references = None if references is None else references.new_zeros(len(references))
+        if anchors is references:
+            self.of_references = self.of_anchors
+
+
+class Distances(Products):
+    """Of a similarity whose scores are negated distances, or negated squared ones, of points with their squared norm as a last component.
+
+    The product form subtracts numbers that are nearly equal where points are near: those pairs are computed from differences, and so are
+    their gradients. Points are centred, which leaves fewer of them.
+    """
+
+    outside = torch.inf
+    near = 0.01  # share of the squared norms below which a squared distance is computed from differences
+
+    def __init__(self, anchors: Tensor, references: Tensor, power: int) -> None:
+        self.power = power
+        self.a, self.r = anchors[:, :-1], references[:, :-1]
+        centre = self.r.sum(0) / max(1, len(self.r))
+        self.references = self.r - centre
+        self.anchors = self.references if anchors is references else self.a - centre
+        self.norms_r = self.references.square().sum(1)
+        self.norms_a = self.norms_r if anchors is references else self.anchors.square().sum(1)
+        self.largest = self.norms_r.amax() if len(self.r) else self.norms_r.sum()
+        self.factor = 0.5 if power == 1 else -1.0  # derivative of the score by the squared distance: this times 1 / score, or times 1
+        self.pairs: tuple[Tensor, Tensor] | None = None  # of the tile, those computed from differences: rows of it and references
+
+    def multiply(self, rows: slice, out: Tensor) -> None:
+        """Squared distances."""
+        torch.addmm(self.norms_r, self.anchors[rows], self.references.mT, alpha=-2, out=out)
+        out.add_(self.norms_a[rows].unsqueeze(1))
+
+    def finish(self, s_n: Scores, s_p: Scores, rows: slice) -> None:
+        """Near pairs again, then the sign and the root."""
+        wide, narrow, columns = s_n.value, s_p.value, s_p.columns
+        assert columns is not None and s_n.excluded is not None
+        least = self.near * self.norms_a[rows].unsqueeze(1)
+        i, k = (narrow <= least + self.near * pad(self.norms_r, (0, 1))[columns]).nonzero().unbind(1)
+        j = columns[i, k]
+        narrow[i, k] = self._squares(i, j, rows)
+        found_i, found_j = self._near_negatives(wide, least, rows)
+        self.pairs = torch.cat([i, found_i]), torch.cat([j, found_j])
+        for value in (wide, narrow):
+            if self.power == 1:
+                value.sqrt_()
+            value.neg_()
+        wide.scatter_(1, s_n.excluded, HARMLESS)
+        narrow.copy_(torch.where(s_p.mask, narrow, HARMLESS))
+
+    def _near_negatives(self, wide: Tensor, least: Tensor, rows: slice) -> tuple[Tensor, Tensor]:
+        """Rows and columns of the near cells of `wide`, which get exact squares."""
+        suspects = (wide.amin(1) <= least.squeeze(1) + self.near * self.largest).nonzero().squeeze(1)
+        some = wide[suspects, : len(self.r)]
+        i, j = (some <= least[suspects] + self.near * self.norms_r).nonzero().unbind(1)
+        if _MANY * len(i) > some.numel():  # too many to take one by one: only those at distance 0, which has no derivative, are told apart
+            exact = torch.cdist(self.a[rows][suspects], self.r, compute_mode="donot_use_mm_for_euclid_dist").square_()
+            some = torch.where(some == torch.inf, torch.inf, exact)
+            wide[suspects, : len(self.r)] = some
+            i, j = (some == 0).nonzero().unbind(1)
+            return suspects[i], j
+        i = suspects[i]
+        wide[i, j] = self._squares(i, j, rows)
+        return i, j
+
+    def _squares(self, i: Tensor, j: Tensor, rows: slice) -> Tensor:
+        step = max(1, _WIDE // max(1, self.a.shape[1]))
+        parts = [(self.a[rows][s] - self.r[t]).square().sum(1) for s, t in zip(i.split(step), j.split(step), strict=True)]
+        return torch.cat(parts) if parts else self.norms_r[:0]
+
+    def push(self, g_n: Tensor | None, g_p: Tensor | None, s_n: Scores, s_p: Scores, rows: slice, into: Gradients) -> None:
+        """From the gradients of the scores of a tile to those of the points."""
+        if self.power == 1:
+            g_n = None if g_n is None else g_n.contiguous().div_(s_n.value)
+            g_p = None if g_p is None else torch.where(s_p.value == 0, 0.0, g_p / s_p.value)
+        if g_n is None and g_p is not None and _few(s_p, len(self.r)):
+            return self._push_positives(g_p, s_p, rows, into)
+        weights = _joined(g_n, g_p, s_n, s_p)
+        self._push_pairs(weights, rows, into)
+        if into.anchors is not None and into.of_anchors is not None:
+            into.anchors[rows, :-1].addmm_(weights, self.references, alpha=-2 * self.factor)
+            into.of_anchors[rows] += weights.sum(1)
+        if into.references is not None and into.of_references is not None:
+            into.references[:, :-1].addmm_(weights.mT, self.anchors[rows], alpha=-2 * self.factor)
+            into.of_references += weights.sum(0)
+        return None
+
+    def _push_pairs(self, weights: Tensor, rows: slice, into: Gradients) -> None:
+        """Those of near pairs, from differences; they are taken out of `weights`."""
+        assert self.pairs is not None
+        if not len(self.pairs[0]):
+            return
+        step = max(1, _WIDE // max(1, self.a.shape[1]))
+        for i, j in zip(*(x.split(step) for x in self.pairs), strict=True):
+            weight, apart = weights[i, j], self.a[rows][i] - self.r[j]
+            weight = torch.where((apart == 0).all(1), 0.0, 2 * self.factor * weight)
+            _add_differences(weight.unsqueeze(1) * apart, i + rows.start, j, into)
+        weights[self.pairs] = 0.0
+
+    def _push_positives(self, g_p: Tensor, s_p: Scores, rows: slice, into: Gradients) -> None:
+        i = torch.arange(rows.start, rows.stop, device=g_p.device)
+        for g, columns in _parts(g_p, s_p, self.references):
+            apart = (2 * self.factor * g).unsqueeze(2) * (self.a[rows].unsqueeze(1) - self.r[columns])
+            _add_differences(apart.flatten(0, 1), i.repeat_interleave(columns.shape[1]), columns.flatten(), into)
+
+    def close(self, into: Gradients) -> None:
+        """The part of the gradient that is along each point."""
+        if into.anchors is not None and into.of_anchors is not None:
+            into.anchors[:, :-1].addcmul_(into.of_anchors.unsqueeze(1), self.anchors, value=2 * self.factor)
+        if into.references is not None and into.of_references is not None and into.references is not into.anchors:
+            into.references[:, :-1].addcmul_(into.of_references.unsqueeze(1), self.references, value=2 * self.factor)
+
+
+def _add_differences(apart: Tensor, i: Tensor, j: Tensor, into: Gradients) -> None:
+    if into.anchors is not None:
+        into.anchors[:, :-1].index_add_(0, i, apart)
+    if into.references is not None:
+        into.references[:, :-1].index_add_(0, j, apart, alpha=-1)
+
+
+def _few(s_p: Scores, num_references: int) -> bool:
+    return s_p.columns is not None and _FEW * s_p.columns.shape[1] <= num_references
+
+
+def _joined(g_n: Tensor | None, g_p: Tensor | None, s_n: Scores, s_p: Scores) -> Tensor:
+    """`[b, n]`: one gradient for all references. The spare column has none."""
+    gradient = torch.zeros_like(s_n.value) if g_n is None else g_n.contiguous()
+    if g_p is not None and s_p.columns is not None:
+        gradient.scatter_(1, s_p.columns, g_p)
+    return gradient[:, :-1]
+
+
+def _parts(g_p: Tensor, s_p: Scores, references: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Gradients and columns of some positives at a time. The spare column, whose gradient is 0, becomes the last reference."""
+    assert s_p.columns is not None
+    columns = s_p.columns.clamp(max=len(references) - 1)
+    step = max(1, _WIDE // max(1, g_p.shape[0] * references.shape[1]))
+    return zip(g_p.split(step, dim=1), columns.split(step, dim=1), strict=True)
+
+
+def products_of(similarity: Similarity, anchors: Tensor, references: Tensor) -> Products | None:
+    """How scores of prepared points are multiplied; None for a similarity that is no product."""
+    if similarity.is_product:
+        return Products(anchors, references)
+    return None if similarity.distance_power is None else Distances(anchors, references, similarity.distance_power)
