@@ -1,0 +1,104 @@
+"""Losses on two views of each point, and regularisers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, normalize
+
+from benchmarks.performance.losses_on_batches import PEER, executions
+from benchmarks.performance.migration import ours, theirs
+from benchmarks.performance.work import DIM, OURS, Make, Maker, Step, Work, points
+from metriczoo import losses
+
+__all__ = ["works"]
+
+_OF_PROXIES = ("CenterInvariantRegularizer", "ProxyOrthogonalityRegularizer", "SparseCentersRegularizer")
+
+
+def works() -> list[Work]:
+    """Losses on two views, then every regulariser."""
+    clip, siglip = "NTXentLoss(temperature=0.07, symmetric=True)", "SigmoidLoss(scale=10.0, bias=-10.0, learnable=False)"
+    vicreg = "VICRegLoss(invariance_lambda=25, variance_mu=25, covariance_v=1)"
+    return [
+        _towers("NTXentLoss of two towers", clip, Maker(_two(_clip), "the mean of cross_entropy by rows and by columns")),
+        _towers("SigmoidLoss of two towers", siglip, Maker(_two(_siglip), "binary_cross_entropy_with_logits, identity as target")),
+        Work("VICRegLoss", "points", {**_views("VICRegLoss()"), PEER: Maker(_two_of_peer(vicreg), vicreg)}, tolerance=1e-7),
+        Work(
+            "BarlowTwinsLoss",
+            "points",
+            {**_views("BarlowTwinsLoss()"), "torch": Maker(_two(_barlow), "correlations of standardised views")},
+        ),
+        *(Work(name, "points", {OURS: Maker(_regularizer(name), f"{name}()")}) for name in losses.__all__ if _regularizes(name)),
+    ]
+
+
+def _regularizes(name: str) -> bool:
+    return name.endswith("Regularizer") and name != "ProximalRegularizer"  # which reads a bank
+
+
+def _two(function: Callable[[Tensor, Tensor], Tensor]) -> Make:
+    def make(n: int, dtype: torch.dtype) -> Step:
+        x, r = points(n, dtype), points(n, dtype, seed=1)
+        return Step(lambda: function(x, r), (x, r))
+
+    return make
+
+
+def _views(expression: str) -> dict[str, Maker]:
+    return {OURS: Maker(_two(ours(expression)), expression)}
+
+
+def _two_of_peer(expression: str) -> Make:
+    def make(n: int, dtype: torch.dtype) -> Step:
+        x, r = points(n, dtype), points(n, dtype, seed=1)
+        loss = theirs(expression)
+        return Step(lambda: loss(x, ref_emb=r), (x, r))
+
+    return make
+
+
+def _towers(name: str, expression: str, textbook: Maker) -> Work:
+    def make(text: str, n: int, dtype: torch.dtype) -> Step:
+        x, r, rows, loss = points(n, dtype), points(n, dtype, seed=1), torch.arange(n), ours(text)
+        return Step(lambda: loss(x, rows, (r, rows)), (x, r))
+
+    makers = {**executions(expression, lambda text: partial(make, text)), "torch": textbook}
+    return Work(name, "points", makers, scores=lambda n: (n, n))
+
+
+def _clip(x: Tensor, r: Tensor) -> Tensor:
+    logits = normalize(x) @ normalize(r).T / 0.07
+    rows = torch.arange(len(x))
+    return (cross_entropy(logits, rows) + cross_entropy(logits.T, rows)) / 2
+
+
+def _siglip(x: Tensor, r: Tensor) -> Tensor:
+    logits = 10 * normalize(x) @ normalize(r).T - 10
+    return binary_cross_entropy_with_logits(logits, torch.eye(len(x), dtype=x.dtype), reduction="sum") / len(x)
+
+
+def _barlow(x: Tensor, r: Tensor) -> Tensor:
+    x, r = ((z - z.mean(0)) / (z.var(0, correction=0) + 1e-5).sqrt() for z in (x, r))
+    correlation = x.T @ r / len(x)
+    diagonal = correlation.diagonal()
+    return (1 - diagonal).square().sum() + 0.0051 * (correlation.square().sum() - diagonal.square().sum())
+
+
+def _regularizer(name: str) -> Make:
+    def make(n: int, dtype: torch.dtype) -> Step:
+        from metriczoo.stores import Proxies
+
+        regularizer: Any = getattr(losses, name)()
+        if name not in _OF_PROXIES:
+            x = points(n, dtype)
+            return Step(lambda: regularizer(x), (x,))
+        proxies = Proxies(n, DIM, per_class=2) if name.startswith("Sparse") else Proxies(n, DIM)
+        proxies = proxies.to(dtype)
+        return Step(lambda: regularizer(proxies), (proxies.weight,))
+
+    return make
