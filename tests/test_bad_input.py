@@ -32,6 +32,10 @@ def _with(x: Tensor, value: float) -> Tensor:
     return x
 
 
+def _all_pairs(anchor_labels: Tensor, reference_labels: Tensor) -> Tensor:
+    return torch.ones(len(anchor_labels), len(reference_labels), dtype=torch.bool)
+
+
 CALLS: list[tuple[Callable[[losses.Loss], Any], type[Exception], str]] = [
     (lambda f: f(X.numpy(), Y), TypeError, "`embeddings`.*torch.Tensor"),
     (lambda f: f(X.long(), Y), TypeError, "`embeddings`.*floating"),
@@ -80,6 +84,8 @@ def test_calls(make: Callable[..., losses.Loss], call: Callable[[losses.Loss], A
         (lambda: losses.TripletMarginLoss(similarity=similarity.Cosine), TypeError, r"Cosine\(\)"),
         (lambda: losses.TripletMarginLoss(miner=miners.HardMiner), TypeError, r"HardMiner\(\)"),
         (lambda: losses.TripletMarginLoss(relation=3), TypeError, "`relation`"),
+        (lambda: losses.SupConLoss(relation=_all_pairs)(X, Y, [(X, Y), (X, torch.ones(6, 3))]), ValueError, r"\['n'\] and \['n', 3\]"),
+        (lambda: losses.SupConLoss(relation=_all_pairs)(X, Y, [None, (X, torch.ones(6, 3))]), ValueError, "labels of one shape"),
         (lambda: losses.AMSoftmaxLoss(num_classes=3), ValueError, "`embedding_dim`"),
         (lambda: losses.AMSoftmaxLoss(3, 4, proxies=Proxies(3, 4)), ValueError, "`proxies`"),
         (lambda: losses.AMSoftmaxLoss(proxies=torch.eye(3)), TypeError, "`proxies`"),
@@ -113,7 +119,7 @@ def test_hyper_parameters_out_of_their_bounds(make: type[losses.Loss]) -> None:
             (float("inf"), ValueError),
             ("1", TypeError),
             (True, TypeError),
-            (torch.ones(2), ValueError),
+            (torch.ones(2, 2), ValueError),
         ]
         wrong.append((bounds.low - 0.1, ValueError))
         wrong += [(bounds.low, ValueError)] if bounds.open_low else []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import subprocess
 import sys
 import textwrap
@@ -207,7 +209,7 @@ class _HostReads(TorchDispatchMode):
 @pytest.mark.parametrize("name", ["triplet", "circle", "unified", "am-softmax"])
 def test_an_accelerator_is_never_waited_for(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """With reads declared dear, as on an accelerator, the tiles run on masks and no value is read."""
-    for module in (metriczoo.columns, metriczoo.losses.base, metriczoo._execution):
+    for module in (metriczoo.columns, metriczoo.losses.base, metriczoo._execution, metriczoo.functional._pairs):
         monkeypatch.setattr(module, "reads_are_free", lambda _: False)
     x, labels = _batch()
     x.requires_grad_()
@@ -333,3 +335,113 @@ def test_no_tile_exceeds_the_budget() -> None:
         assert all(size <= budget or height == 1 for height, size in taken)
         assert sum(height for height, _ in taken) == 200
         taken.clear()
+
+
+class _Knowing(losses.Loss):
+    """A loss on all kinds of facts: prepared points, labels, a number of each anchor and each reference, a constant, no tensor."""
+
+    def __init__(self, **options) -> None:  # type: ignore[no-untyped-def]
+        super().__init__(num_classes=5, embedding_dim=5, **options)
+        self.weight = nn.Parameter(torch.linspace(0.5, 1.5, 5))
+        self.register_buffer("shift", torch.ones(()))
+
+    def facts(self, call):  # type: ignore[no-untyped-def]
+        shift = self.shift.clone()
+        return call.prepared, call.compared, call.labels, self.weight[call.labels], call.compared.square().sum(1), shift, "cosine"
+
+    def per_anchor(self, s_n: metriczoo.Scores, s_p: metriczoo.Scores) -> Tensor:
+        points, references, labels, weight, squares, shift, kind = s_p.facts
+        assert kind == "cosine" and labels.dtype == torch.int64
+        own = s_p.of_anchors(points) @ references.mean(0)
+        near = s_p.map(lambda s: s * s_p.of_references(squares)).sum()
+        far = s_n.map(lambda s: (s * s_n.of_references(squares) * self.weight.mean()).exp()).sum()
+        return s_p.of_anchors(weight) * (far - near + own.square()) + shift * s_p.of_anchors(labels)
+
+
+@pytest.mark.parametrize("kind", [similarity.InnerProduct, similarity.NegativeSquaredEuclidean, lambda: similarity.Mahalanobis(5, rank=4)])
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+@pytest.mark.parametrize("miner", [None, miners.PriorityMiner()])
+def test_facts_are_the_same_in_any_execution(kind, reduction, miner) -> None:
+    """Values, and gradients of points, proxies, parameters and the similarity, straight and with `create_graph`."""
+    x, labels = _batch()
+    made = _Knowing(similarity=kind(), reduction=reduction, miner=miner).double()
+    found = {}
+    for execution, graph in itertools.product(("dense", "tiled"), (False, True)):
+        made.execution, made.memory_budget = execution, 8 * 6 * 3
+        y = x.clone().requires_grad_()
+        value = made(y, labels)
+        inputs = [y, made.weight, made.proxies.weight, *made.similarity.parameters()]
+        gradients = torch.autograd.grad(value, inputs, torch.ones_like(value), create_graph=graph)
+        assert all(float(g.detach().abs().sum()) > 0 for g in gradients)
+        found[execution, graph] = [value, *gradients]
+        if graph:
+            found[execution, graph] += torch.autograd.grad(sum(g.square().sum() for g in gradients), inputs)
+    for execution, graph in found:
+        expected = found["dense", True][: len(found[execution, graph])]
+        torch.testing.assert_close(found[execution, graph], expected, rtol=1e-9, atol=1e-9)
+
+
+def test_facts_are_those_of_the_call() -> None:
+    """With reduction "none" the tiles run again in backward."""
+    x, labels = _batch()
+    made = _Knowing(reduction="none", memory_budget=8 * 6 * 3).double()
+    gradients = []
+    for written in (1.0, math.nan):
+        y = x.clone().requires_grad_()
+        value = made(y, labels)
+        made.shift.fill_(written)
+        gradients.append(torch.autograd.grad(value.sum(), y)[0])
+    assert torch.equal(*gradients)
+
+
+def test_facts_need_a_call() -> None:
+    with pytest.raises(ValueError, match="call the loss"):
+        _Knowing().per_anchor(metriczoo.Scores(torch.zeros(1, 1)), metriczoo.Scores(torch.zeros(1, 1)))
+
+
+def test_a_loss_with_facts_takes_the_product_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scores are multiplied into the buffer of the tiles: the similarity is never asked for a block."""
+    x, labels = _batch()
+    asked = []
+    monkeypatch.setattr(similarity.Cosine, "score", lambda *args: asked.append(args))
+    heads = (losses.ArcFaceLoss, losses.MagFaceLoss, losses.AdaFaceLoss, losses.SubCenterArcFaceLoss, losses.SoftTripleLoss)
+    for make in heads:
+        made = make(5, 5).double()
+        made(x.clone().requires_grad_(), labels).backward()
+        assert float(made.proxies.weight.grad.abs().sum()) > 0
+    losses.ArcFaceLoss(5, 5, margin=torch.full((5,), 0.2)).double()(x, labels)
+    losses.MarginLoss(num_classes=5, similarity=similarity.Cosine())(x, labels)
+    assert not asked
+
+
+def test_no_coupled_loss_sees_ignored_anchors() -> None:
+    x, labels = _batch()
+    labels[::3] = -1
+    sizes = []
+
+    class Coupled(losses.Loss):
+        separable = False
+
+        def per_anchor(self, s_n: metriczoo.Scores, s_p: metriczoo.Scores) -> Tensor:
+            sizes.append((s_n.count(), s_p.count()))
+            return s_n.sum() - s_p.sum()
+
+    for relation in (None, lambda a, b: a.unsqueeze(1) == b):
+        Coupled(relation=relation)(x, labels)
+    for far, near in sizes:
+        assert bool((far[::3] == 0).all()) and bool((near[::3] == 0).all()) and int(far.sum()) > 0
+        assert torch.equal(far, sizes[0][0]) and torch.equal(near, sizes[0][1])
+
+
+@pytest.mark.parametrize("miner", [miners.RandomMiner, miners.DistanceWeightedMiner, miners.PriorityMiner])
+def test_draws_do_not_depend_on_execution_where_labels_are_ignored(miner) -> None:
+    """Ignored references are left out eagerly, and masked under a transform: the others keep their numbers."""
+    x, labels = _batch(30)
+    labels[::4] = -1
+    found = []
+    for wrap in (lambda f: f, torch.func.grad_and_value):
+        loss = losses.TripletMarginLoss(miner=miner(generator=torch.Generator().manual_seed(5)), memory_budget=8 * 20 * 7)
+        result = wrap(lambda e, loss=loss: loss(e, labels))(x)
+        found.append(result[1] if isinstance(result, tuple) else result)
+    assert float(found[0]) > 0
+    torch.testing.assert_close(found[1], found[0])

@@ -8,7 +8,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import generic
 from torch import Tensor, nn
 
 from metriczoo import functional as F
@@ -16,6 +15,7 @@ from metriczoo import losses
 from metriczoo.miners import HardMiner
 from metriczoo.similarity import Cosine, InnerProduct, NegativeEuclidean, NegativeSquaredEuclidean
 from metriczoo.stores import MemoryBank, Proxies
+from metriczoo.testing.strategies import generic
 
 cosines = st.floats(-1, 1, width=32, allow_subnormal=False)
 sets = st.tuples(st.lists(cosines, min_size=1, max_size=5), st.lists(cosines, min_size=1, max_size=4))
@@ -71,6 +71,20 @@ def test_unified_with_inner_products_is_softmax_cross_entropy():
     same(got, nn.functional.cross_entropy(x @ weight.T, labels), x, weight)
 
 
+@given(sets)
+def test_unified_with_one_positive_and_no_margin_is_normface(scores):
+    s_n, s_p = row(scores[0]), row(scores[1][:1])
+    same(F.unified(s_n, s_p, margin=0.0, scale=30.0), F.norm_face(s_n, s_p, scale=30.0), s_n, s_p)
+    same(F.unified(s_n, s_p, margin=0.0, scale=1.0), F.softmax(s_n, s_p), s_n, s_p)
+
+
+def test_unified_on_proxies_without_margin_is_normface():
+    batch, proxies = generic(4, 7, 4, classes=5), Proxies(5, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    x = batch.fresh()
+    unified = losses.UnifiedLoss(margin=0.0, scale=30.0)(x, batch.labels, proxies)
+    same(losses.NormFaceLoss(proxies=proxies, scale=30.0)(x, batch.labels), unified, x, proxies.weight)
+
+
 # 3
 
 
@@ -89,6 +103,42 @@ def test_unified_tends_to_the_batch_hard_triplet_loss():
     gaps = [float(losses.UnifiedLoss(margin=0.3, scale=g)(x, batch.labels) / g - hard) for g in (10.0, 1e3, 1e5)]
     assert gaps[0] > gaps[1] > gaps[2] >= -1e-12
     assert gaps[2] < 1e-4
+
+
+# 4
+
+
+@given(sets, st.sampled_from([0.05, 0.5, 1.0]))
+def test_nt_xent_is_unified_for_each_positive_pair(scores, tau):
+    s_n, s_p = map(row, scores)
+    pairs = sum(F.unified(s_n, s_p[:, i : i + 1], margin=0.0, scale=1 / tau) for i in range(s_p.shape[1]))
+    same(F.nt_xent(s_n, s_p, temperature=tau).total, pairs, s_n, s_p, atol=1e-12)
+
+
+@given(sets)
+def test_n_pairs_is_unified_for_each_positive_pair(scores):
+    s_n, s_p = map(row, scores)
+    pairs = sum(F.unified(s_n, s_p[:, i : i + 1], margin=0.0, scale=1.0) for i in range(s_p.shape[1]))
+    same(F.n_pairs(s_n, s_p).total, pairs, s_n, s_p)
+
+
+@pytest.mark.parametrize("tau", [0.1, 1.0])
+def test_n_pairs_with_cosines_and_temperature_is_nt_xent(tau):
+    """A temperature on inner products is a length of 1 / sqrt(tau) of every vector."""
+    batch = generic(6, 9, 4)
+    x = batch.fresh()
+    short = x / (x.norm(dim=1, keepdim=True) * tau**0.5)
+    same(losses.NPairsLoss()(short, batch.labels), losses.NTXentLoss(temperature=tau)(x, batch.labels), x, rtol=1e-11)
+    if tau == 1:
+        same(losses.NPairsLoss(similarity=Cosine())(x, batch.labels), losses.NTXentLoss(temperature=1.0)(x, batch.labels), x)
+        same(losses.NPairsLoss()(x, batch.labels), losses.NTXentLoss(temperature=1.0, similarity=InnerProduct())(x, batch.labels), x)
+
+
+def test_nt_xent_averages_over_the_positive_pairs():
+    """With one positive per anchor the means over pairs and over anchors agree: NT-Xent is then UnifiedLoss as it stands."""
+    batch = generic(7, 8, 4, classes=4)
+    x = batch.fresh()
+    same(losses.NTXentLoss(temperature=0.1)(x, batch.labels), losses.UnifiedLoss(margin=0.0, scale=10.0)(x, batch.labels), x, rtol=1e-11)
 
 
 # 5
@@ -136,6 +186,42 @@ def test_circle_decides_on_a_circle(angle, m):
         assert abs(side) < 1e-12 if factor == 1 else side * (factor - 1) > 0
 
 
+# 7
+
+
+@given(sets, st.sampled_from([1.0, 1 / 9, 0.5]), st.sampled_from([(1.0, 1.0), (3.0, 3.0), (1.0, 3.0)]))
+def test_softmax_of_squared_distances_of_scaled_unit_vectors_is_normface(scores, temperature, lengths):
+    """|a x - b w|^2 = a^2 + b^2 - 2 a b cos: the constant cancels, so the logits are 2 a b cos, over T. The value has no offset."""
+    (a, b), s_n, s_p = lengths, row(scores[0]), row(scores[1][:1])
+    logits = torch.cat([-(a * a + b * b - 2 * a * b * s) / temperature for s in (s_p, s_n)], dim=1)
+    squared = -logits.log_softmax(1)[:, 0]
+    same(squared, F.norm_face(s_n, s_p, scale=2 * a * b / temperature), s_n, s_p, rtol=1e-10, atol=1e-11)
+    if a == b:  # vectors of length a at T are unit vectors at T / a^2
+        same(squared, F.proxy_nca_plus_plus(s_n, s_p, temperature=temperature / a**2), s_n, s_p, rtol=1e-10, atol=1e-11)
+
+
+def test_proxy_nca_plus_plus_is_normface_of_scale_18():
+    batch, proxies = generic(8, 7, 4, classes=5), Proxies(5, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    x, labels = batch.fresh(), batch.labels
+    plus_plus = losses.ProxyNCAPlusPlusLoss(proxies=proxies)(x, labels)
+    same(plus_plus, losses.NormFaceLoss(proxies=proxies, scale=18.0)(x, labels), x, proxies.weight)
+    # vectors of length three, at T = 1
+    long_x, long_w = (3 * v / v.norm(dim=1, keepdim=True) for v in (x, proxies.weight))
+    raw = losses.ProxyNCAPlusPlusLoss(temperature=1.0, similarity=NegativeSquaredEuclidean())
+    same(raw(long_x, labels, (long_w, torch.arange(5))), plus_plus, x, proxies.weight, rtol=1e-10)
+
+
+@pytest.mark.parametrize(("lengths", "scale"), [((1.0, 1.0), 2.0), ((1.0, 3.0), 6.0), ((2.0, 2.0), 8.0)])
+def test_proxy_nca_on_squared_distances_is_that_on_cosines_of_twice_the_product_of_the_lengths(lengths, scale):
+    """The positive is not in the denominator, but it is in the numerator: the constant cancels here, too."""
+    (a, b), batch = lengths, generic(9, 7, 4, classes=5)
+    weight = generic(10, 5, 4, classes=5).fresh()
+    x, references = batch.fresh(), torch.arange(5)
+    long_x, long_w = (k * v / v.norm(dim=1, keepdim=True) for k, v in ((a, x), (b, weight)))
+    raw = losses.ProxyNCALoss(similarity=NegativeSquaredEuclidean())(long_x, batch.labels, (long_w, references))
+    same(raw, losses.ProxyNCALoss(scale=scale)(x, batch.labels, (weight, references)), x, weight, rtol=1e-11)
+
+
 # 8
 
 
@@ -154,6 +240,50 @@ def test_nce_with_as_much_noise_as_data_per_z_is_negative_sampling(scores):
     log_z = -math.log(s_n.shape[1] / 50)
     expected = -nn.functional.logsigmoid(s_p).sum(1) - nn.functional.logsigmoid(-s_n).sum(1)
     same(F.nce(s_n, s_p, log_z=log_z, num_data=50, temperature=1.0), expected, s_n, s_p)
+
+
+@given(sets, st.sampled_from([0.07, 0.5]), st.sampled_from([(1.5, 100), (9.0, 7)]))
+def test_nce_is_siglip_with_a_frozen_bias(scores, tau, store):
+    (s_n, s_p), (log_z, n) = map(row, scores), store
+    b = -(log_z + math.log(s_n.shape[1] / n))
+    same(F.sigmoid(s_n, s_p, scale=1 / tau, bias=b), F.nce(s_n, s_p, log_z=log_z, num_data=n, temperature=tau), s_n, s_p)
+
+
+@given(sets)
+def test_word2vec_is_the_sigmoid_loss_without_a_bias(scores):
+    s_n, s_p = map(row, scores)
+    same(F.negative_sampling(s_n, s_p), F.sigmoid(s_n, s_p, scale=1.0, bias=0.0), s_n, s_p)
+
+
+# 9
+
+
+@given(sets, st.sampled_from([0.05, 0.1, 1.0]))
+def test_supcon_out_is_at_least_in(scores, tau):
+    s_n, s_p = map(row, scores)
+    out, inside = (F.supcon(s_n, s_p, temperature=tau, form=form) for form in ("out", "in"))
+    assert out.item() >= inside.item() - 1e-12
+    level = row([scores[1][0]] * len(scores[1]))  # Jensen's inequality is an equality where all positives are equal
+    same(F.supcon(s_n, level, temperature=tau), F.supcon(s_n, level, temperature=tau, form="in"), s_n, level, rtol=1e-11, atol=1e-12)
+
+
+@given(sets, st.sampled_from([0.05, 0.1, 1.0]))
+def test_both_forms_of_supcon_are_nt_xent_for_one_positive(scores, tau):
+    s_n, s_p = row(scores[0]), row(scores[1][:1])
+    expected = F.nt_xent(s_n, s_p, temperature=tau).total
+    for form in ("out", "in"):
+        same(F.supcon(s_n, s_p, temperature=tau, form=form), expected, s_n, s_p, rtol=1e-11, atol=1e-12)
+
+
+def test_supcon_loss_is_nt_xent_loss_on_pairs_of_views():
+    batch = generic(11, 8, 4, classes=4)
+    x = batch.fresh()
+    expected = losses.NTXentLoss(temperature=0.1)(x, batch.labels)
+    for form in ("out", "in"):
+        same(losses.SupConLoss(temperature=0.1, form=form)(x, batch.labels), expected, x, rtol=1e-11)
+    three = generic(12, 9, 4)
+    out, inside = (losses.SupConLoss(temperature=0.1, form=form)(three.embeddings, three.labels) for form in ("out", "in"))
+    assert out > inside
 
 
 # 10
@@ -175,6 +305,95 @@ def test_normface_has_the_least_loss_where_proxies_form_a_simplex():
     assert math.isclose(float(loss(simplex, range(c), (simplex, range(c)))), least, rel_tol=1e-12)
     other = generic(5, c, c, classes=c).embeddings.detach()
     assert float(loss(other, range(c), (simplex, range(c)))) > least
+
+
+GRADIENTS = pytest.mark.parametrize("gradient", ["exact", "detached"])
+inner = st.lists(st.floats(-0.9921875, 0.9921875, width=32), min_size=1, max_size=5)
+
+
+def one(value: float, *, n: int = 1) -> Tensor:
+    return torch.full((n,), value, dtype=torch.float64)
+
+
+@GRADIENTS
+@given(inner, st.floats(-0.9921875, 0.9921875, width=32), st.sampled_from([0.1, 0.5, 1.0]))
+def test_margin_heads_that_are_arcface(gradient, negatives, positive, margin):
+    s_n, s_p = row(negatives), row([positive])
+    options = {"scale": 16.0, "gradient": gradient}
+    arc = F.arc_face(s_n, s_p, margin=margin, **options)
+    same(F.sub_center_arc_face(s_n, s_p, 1, margin=margin, **options), arc, s_n, s_p)
+    # z = -1: a norm far below the mean
+    same(F.ada_face(s_n, s_p, one(1.0), mean=100.0, std=1.0, margin=margin, **options), arc, s_n, s_p)
+    mag = F.mag_face(s_n, s_p, one(20.0), min_margin=margin, max_margin=margin, regularization=0.0, **options)
+    same(mag, arc, s_n, s_p)
+    target = math.cos(math.acos(positive) + margin) if math.acos(positive) + margin <= math.pi else positive - margin * math.sin(margin)
+    if max(negatives) <= target:  # no negative is hard
+        same(F.curricular_face(s_n, s_p, t=0.7, margin=margin, **options), arc, s_n, s_p)
+
+
+def test_curricular_face_with_a_hard_negative_is_not_arcface():
+    s_n, s_p = row([0.9]), row([0.2])
+    assert F.curricular_face(s_n, s_p, t=0.7).item() > F.arc_face(s_n, s_p).item() + 1
+
+
+@GRADIENTS
+@given(inner, st.floats(-0.9921875, 0.9921875, width=32), st.sampled_from([0.1, 0.4]))
+def test_ada_face_of_an_average_norm_is_cosface(gradient, negatives, positive, margin):
+    s_n, s_p = row(negatives), row([positive])
+    ada = F.ada_face(s_n, s_p, one(20.0), mean=20.0, std=5.0, margin=margin, scale=16.0, gradient=gradient)
+    same(ada, F.am_softmax(s_n, s_p, margin=margin, scale=16.0), s_n, s_p, rtol=1e-11, atol=1e-12)
+
+
+@GRADIENTS
+@given(inner, st.floats(-0.9921875, 0.9921875, width=32))
+def test_margin_heads_without_a_margin_are_normface(gradient, negatives, positive):
+    s_n, s_p = row(negatives), row([positive])
+    expected = F.norm_face(s_n, s_p, scale=16.0)
+    options = {"scale": 16.0, "gradient": gradient}
+    same(F.arc_face(s_n, s_p, margin=0.0, **options), expected, s_n, s_p, rtol=1e-11, atol=1e-12)
+    same(F.sphere_face(s_n, s_p, margin=1.0, **options), expected, s_n, s_p, rtol=1e-11, atol=1e-12)
+    same(F.am_softmax(s_n, s_p, margin=0.0, scale=16.0), expected, s_n, s_p)
+
+
+@given(sets)
+def test_soft_triple_with_one_proxy_per_class_is_am_softmax(scores):
+    s_n, s_p = row(scores[0]), row(scores[1][:1])
+    got = F.soft_triple(s_n, s_p, 1, margin=0.01, scale=20.0, temperature=0.1)
+    same(got, F.am_softmax(s_n, s_p, margin=0.01, scale=20.0), s_n, s_p)
+
+
+HEADS = (losses.CurricularFaceLoss, losses.ArcFaceLoss)
+
+
+@GRADIENTS
+def test_classes_of_margin_heads_agree(gradient):
+    """The same on embeddings and shared proxies, with gradients of both."""
+    batch, proxies = generic(13, 7, 4, classes=5), Proxies(5, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    x, labels, options = batch.fresh(), batch.labels, {"proxies": proxies, "scale": 16.0}
+    margin = {"margin": 0.5, "gradient": gradient, **options}
+    arc = losses.ArcFaceLoss(**margin)(x, labels)
+    same(losses.SubCenterArcFaceLoss(**margin)(x, labels), arc, x, proxies.weight)
+    mag = losses.MagFaceLoss(min_margin=0.5, max_margin=0.5, regularization=0.0, gradient=gradient, **options)(x, labels)
+    same(mag, arc, x, proxies.weight)
+    triple = losses.SoftTripleLoss(margin=0.01, **options)(x, labels)
+    same(triple, losses.AMSoftmaxLoss(margin=0.01, **options)(x, labels), x, proxies.weight)
+    norm = losses.NormFaceLoss(**options)(x, labels)
+    same(losses.ArcFaceLoss(**{**margin, "margin": 0.0})(x, labels), norm, x, proxies.weight, rtol=1e-11)
+    same(losses.SphereFaceLoss(**{**margin, "margin": 1.0})(x, labels), norm, x, proxies.weight, rtol=1e-11)
+    apart = torch.eye(5, 4, dtype=torch.float64)
+    apart[4] = -1
+    near = apart[labels] + 0.01 * x  # at their proxies: no negative is hard
+    curricular, arc = (kind(**{**margin, "proxies": None})(near, labels, (apart, torch.arange(5))) for kind in HEADS)
+    same(curricular, arc, x, rtol=1e-11)
+
+
+def test_sphere_face_that_keeps_norms_is_not_normface():
+    """With margin 1 and the norm of the embedding for a scale it is the modified softmax: cross-entropy on |x| cos."""
+    batch, proxies = generic(14, 7, 4, classes=5), Proxies(5, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
+    x = batch.fresh()
+    logits = x @ (proxies.weight / proxies.weight.norm(dim=1, keepdim=True)).T
+    got = losses.SphereFaceLoss(proxies=proxies, margin=1.0)(x, batch.labels)
+    same(got, nn.functional.cross_entropy(logits, batch.labels), x, proxies.weight, rtol=1e-11)
 
 
 # 11
@@ -240,3 +459,35 @@ def test_normaliser_of_random_unit_vectors():
     own = math.exp(1 / 0.07) / 4097  # were the positives at cosine 1, they would add this; random ones add nothing
     assert own > 100
     assert 2.1 * 5000 < z < 2.4 * 5000
+
+
+# 15
+
+
+def slope_of_target(function, positive: float, scale: float = 8.0, **options) -> float:
+    """phi'(cos): exact and detached gradients belong to the same logits, so their ratio is the derivative of the target."""
+    slopes = []
+    for gradient in ("exact", "detached"):
+        s_n, s_p = row([0.3, -0.2]), row([positive])
+        slopes.append(torch.autograd.grad(function(s_n, s_p, scale=scale, gradient=gradient, **options).sum(), s_p)[0].item())
+    return slopes[0] / slopes[1]
+
+
+@given(st.floats(0.05, math.pi - 0.05), st.sampled_from([0.1, 0.5, 1.2]))
+def test_slope_of_arcface(theta, m):
+    guarded = theta + m > math.pi  # there the target is cos(theta) - m sin(m)
+    if abs(theta + m - math.pi) < 1e-6:
+        return
+    expected = 1.0 if guarded else math.sin(theta + m) / math.sin(theta)
+    assert math.isclose(slope_of_target(F.arc_face, math.cos(theta), margin=m), expected, rel_tol=1e-9, abs_tol=1e-9)
+
+
+@given(st.floats(0.05, math.pi - 0.05), st.sampled_from([1, 2, 3, 4]))
+def test_slope_of_sphere_face(theta, m):
+    k = math.floor(m * theta / math.pi)
+    if abs(m * theta / math.pi - round(m * theta / math.pi)) < 1e-6:
+        return
+    expected = (-1) ** k * m * math.sin(m * theta) / math.sin(theta)
+    assert 0 <= expected <= m * m + 1e-9
+    got = slope_of_target(F.sphere_face, math.cos(theta), scale=1.0, margin=float(m))
+    assert math.isclose(got, expected, rel_tol=1e-8, abs_tol=1e-8)

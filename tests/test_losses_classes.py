@@ -1,14 +1,12 @@
-"""Class-level losses on proxies, against loops over Python lists written from the papers."""
+"""Class-level losses on proxies: what is special to them. The rest is in the zoo, `metriczoo.testing.zoo._classes`."""
 
 from __future__ import annotations
 
 import copy
-import inspect
 import itertools
 import math
-import pickle
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pytest
@@ -28,229 +26,20 @@ from metriczoo.losses.angular_margin import (
     SphereFace2Loss,
     SubCenterArcFaceLoss,
 )
-from metriczoo.losses.centers import CenterLoss, MagnetLoss, TripletCenterLoss
-from metriczoo.losses.linear_softmax import L2SoftmaxLoss, NormFaceLoss, SoftmaxLoss
+from metriczoo.losses.linear_softmax import SoftmaxLoss
 from metriczoo.losses.multiplicative_margin import Annealing, LargeMarginSoftmaxLoss, SphereFaceLoss
-from metriczoo.losses.proxy import P2SGradLoss, ProxyAnchorLoss, ProxyNCALoss, ProxyNCAPlusPlusLoss, SoftTripleLoss
+from metriczoo.losses.proxy import ProxyAnchorLoss, ProxyNCAPlusPlusLoss, SoftTripleLoss
 from metriczoo.scores import Scores
-from metriczoo.similarity import Cosine, InnerProduct, NegativeSquaredEuclidean
+from metriczoo.similarity import Cosine, NegativeSquaredEuclidean
 from metriczoo.stores import EmbeddingQueue, Proxies
+from metriczoo.testing._naive import Points, by_spec
+from metriczoo.testing.subject import Subject
+from metriczoo.testing.zoo._classes import SUBJECTS, C, D, arc, curricular, sphere_face
 
-C, D = 4, 3
-Vector = list[float]
-Weights = list[list[Vector]]  # the proxies of each class
-
-
-# ---- the papers, on lists
-
-
-def dot(x: Vector, w: Vector) -> float:
-    return math.fsum(a * b for a, b in zip(x, w, strict=True))
-
-
-def length(x: Vector) -> float:
-    return math.sqrt(dot(x, x))
-
-
-def cos(x: Vector, w: Vector) -> float:
-    return dot(x, w) / (length(x) * length(w))
-
-
-def d2(x: Vector, w: Vector) -> float:
-    return math.fsum((a - b) ** 2 for a, b in zip(x, w, strict=True))
-
-
-def cross_entropy(target: float, others: list[float]) -> float:
-    top = max(target, *others)
-    return top + math.log(math.exp(target - top) + sum(math.exp(z - top) for z in others)) - target
-
-
-def others_of(w: Weights, y: int) -> list[Vector]:
-    return [centers[0] for j, centers in enumerate(w) if j != y]
-
-
-def arc(c: float, m: float) -> float:
-    theta = math.acos(c)
-    return math.cos(theta + m) if theta <= math.pi - m else c - m * math.sin(m)
-
-
-def psi(c: float, m: float) -> float:
-    theta = math.acos(c)
-    k = math.floor(theta * m / math.pi)
-    return (-1) ** k * math.cos(m * theta) - 2 * k
-
-
-def margin_softmax(target: Callable[[float], float], scale: float) -> Callable[[Vector, int, Weights], float]:
-    return lambda x, y, w: cross_entropy(scale * target(cos(x, w[y][0])), [scale * cos(x, v) for v in others_of(w, y)])
-
-
-BIAS = [0.3, -0.2, 0.1, 0.5]
-MARGINS = [0.1, 0.2, 0.4, 0.8]
-
-
-def linear(x: Vector, y: int, w: Weights, *, scale: float = 1.0, unit: bool = False, bias: list[float] | None = None) -> float:
-    x = [v / length(x) for v in x] if unit else x
-    z = [scale * dot(x, w[j][0]) + (bias[j] if bias else 0.0) for j in range(C)]
-    return cross_entropy(z[y], z[:y] + z[y + 1 :])
-
-
-def l_softmax(x: Vector, y: int, w: Weights, *, m: float = 3, annealing: float = 0.0) -> float:
-    c, norms = cos(x, w[y][0]), length(x) * length(w[y][0])
-    return cross_entropy(norms * (annealing * c + psi(c, m)) / (1 + annealing), [dot(x, v) for v in others_of(w, y)])
-
-
-def a_softmax(x: Vector, y: int, w: Weights, *, m: float = 4, annealing: float = 0.0) -> float:
-    c = cos(x, w[y][0])
-    return cross_entropy(length(x) * (annealing * c + psi(c, m)) / (1 + annealing), [length(x) * cos(x, v) for v in others_of(w, y)])
-
-
-def sub_center(x: Vector, y: int, w: Weights) -> float:
-    best = [max(cos(x, v) for v in centers) for centers in w]
-    return cross_entropy(8 * arc(best[y], 0.5), [8 * s for j, s in enumerate(best) if j != y])
-
-
-def curricular(x: Vector, y: int, w: Weights, t: float = 0.3) -> float:
-    phi = arc(cos(x, w[y][0]), 0.5)
-    s = [cos(x, v) for v in others_of(w, y)]
-    return cross_entropy(8 * phi, [8 * (v if v <= phi else v * (t + v)) for v in s])
-
-
-def mag(x: Vector, y: int, w: Weights) -> float:
-    a = min(max(length(x), 0.5), 2.0)
-    m = 0.45 + (0.8 - 0.45) * (a - 0.5) / (2.0 - 0.5)
-    return margin_softmax(lambda c: arc(c, m), 8.0)(x, y, w) + 3.0 * (a / 2.0**2 + 1 / a)
-
-
-def ada(x: Vector, y: int, w: Weights) -> float:
-    z = min(max(0.333 * (min(max(length(x), 1e-3), 100.0) - 1.0) / (0.25 + 1e-3), -1), 1)
-
-    def target(c: float) -> float:
-        shifted = math.acos(c) - 0.4 * z
-        return (arc(c, -0.4 * z) if shifted >= 0 else 1.0) - 0.4 * (1 + z)
-
-    return margin_softmax(target, 8.0)(x, y, w)
-
-
-def sphere2(x: Vector, y: int, w: Weights, b: float = -1.5) -> float:
-    def g(c: float) -> float:
-        return 2 * ((c + 1) / 2) ** 3 - 1
-
-    own = 0.7 / 8 * math.log1p(math.exp(-(8 * (g(cos(x, w[y][0])) - 0.4) + b)))
-    return 50 * (own + 0.3 / 8 * sum(math.log1p(math.exp(8 * (g(cos(x, v)) + 0.4) + b)) for v in others_of(w, y)))
-
-
-def nca(x: Vector, y: int, w: Weights, scale: float = 1.0) -> float:
-    """On squared distances of unit vectors."""
-    distances = [scale * (2 - 2 * cos(x, centers[0])) for centers in w]
-    return distances[y] + math.log(sum(math.exp(-d) for j, d in enumerate(distances) if j != y))
-
-
-def nca_plus_plus(x: Vector, y: int, w: Weights) -> float:
-    z = [-9 * (2 - 2 * cos(x, centers[0])) for centers in w]
-    return cross_entropy(z[y], z[:y] + z[y + 1 :])
-
-
-def soft_triple(x: Vector, y: int, w: Weights) -> float:
-    def similarity(centers: list[Vector]) -> float:
-        s = [cos(x, v) for v in centers]
-        weights = [math.exp(v / 0.1) for v in s]
-        return sum(a * b for a, b in zip(weights, s, strict=True)) / sum(weights)
-
-    z = [20 * (similarity(centers) - 0.01 * (j == y)) for j, centers in enumerate(w)]
-    k = len(w[0])
-    spread = sum(math.sqrt(2 + 1e-5 - 2 * cos(c[i], c[j])) for c in w for j in range(k) for i in range(j))
-    return cross_entropy(z[y], z[:y] + z[y + 1 :]) + 0.2 * spread / (C * k * (k - 1))
-
-
-def p2s(x: Vector, y: int, w: Weights) -> float:
-    return sum((cos(x, centers[0]) - (j == y)) ** 2 for j, centers in enumerate(w)) / 2
-
-
-def triplet_center(x: Vector, y: int, w: Weights) -> float:
-    return max(0.0, d2(x, w[y][0]) / 2 + 5.0 - min(d2(x, v) / 2 for v in others_of(w, y)))
-
-
-# ---- the losses
-
-
-@dataclass(frozen=True)
-class Case:
-    """A loss made for `C` classes in `D` dimensions, and its specification."""
-
-    name: str
-    make: Callable[..., Loss]
-    spec: Callable[[Vector, int, Weights], float]
-    detached: Callable[..., Loss] | None = None  # the same with a gradient that is not the derivative
-    per_class: int = 1
-
-    def __repr__(self) -> str:
-        return self.name
-
-
-def _with_bias(loss: Any) -> Any:
-    loss.bias.data = torch.tensor(BIAS)
-    return loss
-
-
-def _evaluating(loss: Loss, **buffers: float) -> Loss:
-    for name, value in buffers.items():
-        getattr(loss.double(), name).fill_(value)
-    return loss.eval()
-
-
-def _margin_case(name: str, make: Callable[..., Loss], spec: Callable[[Vector, int, Weights], float], per_class: int = 1) -> Case:
-    return Case(name, lambda **k: make(gradient="exact", **k), spec, lambda **k: make(gradient="detached", **k), per_class)
-
-
-ANNEALED = 7.0
-CASES = [
-    Case("softmax", lambda **k: SoftmaxLoss(C, D, **k), linear),
-    Case("softmax-bias", lambda **k: _with_bias(SoftmaxLoss(C, D, bias=True, **k)), lambda x, y, w: linear(x, y, w, bias=BIAS)),
-    Case("l2-softmax", lambda **k: L2SoftmaxLoss(C, D, scale=5.0, **k), lambda x, y, w: linear(x, y, w, scale=5.0, unit=True)),
-    Case(
-        "l2-softmax-bias",
-        lambda **k: _with_bias(L2SoftmaxLoss(C, D, scale=5.0, learnable=True, bias=True, **k)),
-        lambda x, y, w: linear(x, y, w, scale=5.0, unit=True, bias=BIAS),
-    ),
-    Case("norm-face", lambda **k: NormFaceLoss(C, D, scale=8.0, **k), margin_softmax(lambda c: c, 8.0)),
-    _margin_case("large-margin", lambda **k: LargeMarginSoftmaxLoss(C, D, margin=3, **k), l_softmax),
-    _margin_case("sphere-face", lambda **k: SphereFaceLoss(C, D, **k), a_softmax),
-    _margin_case(
-        "sphere-face-annealed",
-        lambda **k: SphereFaceLoss(C, D, annealing=Annealing(start=ANNEALED, decay=0.0), **k),
-        lambda x, y, w: a_softmax(x, y, w, annealing=ANNEALED),
-    ),
-    _margin_case(
-        "sphere-face-scaled", lambda **k: SphereFaceLoss(C, D, margin=1.7, scale=8.0, **k), margin_softmax(lambda c: psi(c, 1.7), 8.0)
-    ),
-    _margin_case("arc-face", lambda **k: ArcFaceLoss(C, D, scale=8.0, **k), margin_softmax(lambda c: arc(c, 0.5), 8.0)),
-    _margin_case(
-        "arc-face-margins",
-        lambda **k: ArcFaceLoss(C, D, margin=nn.Parameter(torch.tensor(MARGINS, dtype=torch.float64)), scale=8.0, **k),
-        lambda x, y, w: margin_softmax(lambda c: arc(c, MARGINS[y]), 8.0)(x, y, w),
-    ),
-    _margin_case("sub-center", lambda **k: SubCenterArcFaceLoss(C, D, per_class=2, scale=8.0, **k), sub_center, 2),
-    _margin_case("curricular-face", lambda **k: _evaluating(CurricularFaceLoss(C, D, scale=8.0, **k), t=0.3), curricular),
-    _margin_case("mag-face", lambda **k: MagFaceLoss(C, D, min_norm=0.5, max_norm=2.0, scale=8.0, regularization=3.0, **k), mag),
-    _margin_case("ada-face", lambda **k: _evaluating(AdaFaceLoss(C, D, scale=8.0, **k), mean=1.0, std=0.25), ada),
-    _margin_case("sphere-face2", lambda **k: SphereFace2Loss(C, D, scale=8.0, bias=-1.5, **k), sphere2),
-    Case("proxy-nca", lambda **k: ProxyNCALoss(C, D, **k), nca),
-    Case("proxy-nca-code", lambda **k: ProxyNCALoss(C, D, scale=6.0, **k), lambda x, y, w: nca(x, y, w, 3.0)),
-    Case("proxy-nca++", lambda **k: ProxyNCAPlusPlusLoss(C, D, **k), nca_plus_plus),
-    Case("soft-triple", lambda **k: SoftTripleLoss(C, D, per_class=3, **k), soft_triple, per_class=3),
-    Case("p2s-grad", lambda **k: P2SGradLoss(C, D, **k), p2s),
-    Case("triplet-center", lambda **k: TripletCenterLoss(C, D, **k), triplet_center),
-]
-# Those whose anchors or references are not embeddings and proxies; their specifications are elsewhere.
-OTHERS = {
-    "proxy-anchor": lambda **k: ProxyAnchorLoss(C, D, scale=8.0, **k),
-    "center": lambda **k: CenterLoss(C, D, **k),
-    "magnet": lambda **k: MagnetLoss(**k),
-}
-ALL = {**{case.name: case.make for case in CASES}, **{f"{c.name}-detached": c.detached for c in CASES if c.detached}, **OTHERS}
-EVERY = pytest.mark.parametrize("make", ALL.values(), ids=ALL)
 LABELS = torch.tensor([0, 1, 2, 3, 0, -1, 1])
 TILED = {"execution": "tiled", "memory_budget": 100}
+ON_PROXIES = [s for s in SUBJECTS if s.loss.proxies is not None]
+EVERY = pytest.mark.parametrize("subject", ON_PROXIES, ids=str)
 
 
 def points(n: int, seed: int, d: int = D) -> Tensor:
@@ -258,17 +47,19 @@ def points(n: int, seed: int, d: int = D) -> Tensor:
 
 
 def made(make: Callable[..., Loss], **options: Any) -> Loss:
-    if make is OTHERS["magnet"] and options.get("execution") == "tiled":
-        options["execution"] = "dense"
     loss = make(**options).double()
-    if loss.proxies is not None:
-        loss.proxies.weight.data = points(len(loss.proxies.weight), 7)
+    loss.proxies.weight.data = points(len(loss.proxies.weight), 7)
     return loss
 
 
-def value_and_gradients(loss: Loss, x: Tensor, labels: Any, references: Any = None) -> list[Tensor]:
+def specified(loss: Loss, spec: Callable[..., float], x: Tensor) -> float:
+    proxies = loss.proxies.references()
+    return by_spec(Subject(loss, spec), Points.of(x, LABELS), Points.of(proxies.embeddings, proxies.labels))
+
+
+def value_and_gradients(loss: Loss, x: Tensor, labels: Any, references: Any = None, call: Any = None) -> list[Tensor]:
     x = x.clone().requires_grad_()
-    value = loss(x, labels, references)
+    value = (loss if call is None else call)(x, labels, references)
     inputs = [x, *loss.parameters()]
     for part in references if isinstance(references, list) else [references]:
         inputs += [part[0]] if isinstance(part, tuple) else list(part.parameters()) if isinstance(part, Proxies) else []
@@ -276,35 +67,8 @@ def value_and_gradients(loss: Loss, x: Tensor, labels: Any, references: Any = No
     return [value.detach(), *torch.autograd.grad((weights * value).sum(), inputs, materialize_grads=True)]
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
-def test_value_is_that_of_the_paper(case: Case) -> None:
-    for options, make in itertools.product(({"execution": "dense"}, TILED), (case.make, case.detached)):
-        if make is None:
-            continue
-        loss = made(make, **options)
-        w = loss.proxies.weight.detach().view(C, case.per_class, D).tolist()
-        x = points(7, 1)
-        x[3] = -0.999 * loss.proxies.weight.detach()[3 * case.per_class] + 1e-3  # beyond pi - m
-        x[4] = 1.5 * loss.proxies.weight.detach()[0] + 1e-2
-        expected = [case.spec(row, y, w) for row, y in zip(x.tolist(), LABELS.tolist(), strict=True) if y >= 0]
-        torch.testing.assert_close(float(loss(x, LABELS).detach()), math.fsum(expected) / 6, rtol=1e-9, atol=0)
-
-
-@pytest.mark.parametrize("case", CASES, ids=str)
-def test_gradient_is_the_derivative(case: Case) -> None:
-    """Of embeddings, proxies, biases, learned scales and margins. To AdaFace the norms are constants."""
-    loss = made(case.make)
-    names = [name for name, _ in loss.named_parameters()]
-
-    norms = points(7, 1).norm(dim=1, keepdim=True)
-
-    def value(x: Tensor, *parameters: Tensor) -> Tensor:
-        x = norms * nn.functional.normalize(x) if case.name == "ada-face" else x
-        return torch.func.functional_call(loss, dict(zip(names, parameters, strict=True)), (x, LABELS))
-
-    loss.execution = "dense"  # `test_tiled_equals_dense` has the other
-    inputs = (points(7, 1).requires_grad_(), *(p.detach().clone().requires_grad_() for p in loss.parameters()))
-    assert torch.autograd.gradcheck(value, inputs, atol=1e-6)
+def is_exact(loss: Loss) -> bool:
+    return getattr(loss, "gradient", "exact") == "exact" and not getattr(loss, "detach_weights", False)
 
 
 # ---- margins on the angle
@@ -430,61 +194,12 @@ def test_class_size_margins() -> None:
             F.class_size_margins([1, 2], **{name: -1.0})
 
 
-# ---- identities
+# ---- identities and where proxies start; more identities are in `test_identities`
 
 
 def table(seed: int, n: int = 5, p: int = 1) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     return tuple(torch.rand(6, k, generator=generator, dtype=torch.float64) * 2 - 1 for k in (n, p))  # type: ignore[return-value]
-
-
-def same(a: Callable[..., Tensor], b: Callable[..., Tensor], s_n: Tensor, s_p: Tensor) -> None:
-    results = []
-    for f in (a, b):
-        n, p = s_n.clone().requires_grad_(), s_p.clone().requires_grad_()
-        value = f(n, p)
-        results.append((value, *torch.autograd.grad(value.sum(), (n, p))))
-    for x, y in zip(*results, strict=True):
-        torch.testing.assert_close(x, y, rtol=1e-12, atol=1e-13)
-
-
-@pytest.mark.parametrize("gradient", ["exact", "detached"])
-def test_identities(gradient: str) -> None:
-    """SPEC 0.2, 2, 7 and 10: value and gradient."""
-    s_n, s_p = table(1)
-    g = {"gradient": gradient}
-    ones = torch.ones(6, dtype=torch.float64)
-
-    def norm_face(n: Tensor, p: Tensor) -> Tensor:
-        return F.norm_face(n, p, scale=8.0)
-
-    def arc_face(n: Tensor, p: Tensor, m: float = 0.5) -> Tensor:
-        return F.arc_face(n, p, margin=m, scale=8.0, **g)
-
-    same(lambda n, p: F.unified(n, p, margin=0.35, scale=8.0), lambda n, p: F.am_softmax(n, p, margin=0.35, scale=8.0), s_n, s_p)
-    same(norm_face, lambda n, p: F.am_softmax(n, p, margin=0.0, scale=8.0), s_n, s_p)
-    same(norm_face, lambda n, p: arc_face(n, p, 0.0), s_n, s_p)
-    same(norm_face, lambda n, p: F.sphere_face(n, p, scale=8.0, margin=1, **g), s_n, s_p)
-    same(norm_face, lambda n, p: F.softmax(8 * n, 8 * p), s_n, s_p)
-    same(
-        lambda n, p: F.softmax(3 * n, 3 * p),
-        lambda n, p: F.large_margin_softmax(3 * n, 3 * p, 3 * torch.ones_like(p), margin=1, **g),
-        s_n,
-        s_p,
-    )
-    same(lambda n, p: F.proxy_nca_plus_plus(n, p), lambda n, p: F.norm_face(n, p, scale=18.0), s_n, s_p)
-    same(arc_face, lambda n, p: F.sub_center_arc_face(n, p, 1, margin=0.5, scale=8.0, **g), s_n, s_p)
-    same(lambda n, p: F.soft_triple(n, p, 1, margin=0.1, scale=8.0), lambda n, p: F.am_softmax(n, p, margin=0.1, scale=8.0), s_n, s_p)
-    easy = (s_p * 0.2 - 0.8, s_p * 0.02 + 0.9)
-    same(arc_face, lambda n, p: F.curricular_face(n, p, t=0.3, margin=0.5, scale=8.0, **g), *easy)
-    same(arc_face, lambda n, p: F.ada_face(n, p, ones, mean=1e3, std=1.0, margin=0.5, scale=8.0, **g), s_n, s_p)  # z = -1
-    same(
-        lambda n, p: F.am_softmax(n, p, margin=0.4, scale=8.0),
-        lambda n, p: F.ada_face(n, p, ones, mean=1.0, std=1.0, margin=0.4, scale=8.0, **g),  # z = 0
-        s_n,
-        s_p,
-    )
-    same(arc_face, lambda n, p: F.mag_face(n, p, ones, min_margin=0.5, max_margin=0.5, scale=8.0, regularization=0.0, **g), s_n, s_p)
 
 
 def test_proxy_nca_plus_plus_is_the_softmax_of_squared_distances_of_vectors_of_length_three() -> None:
@@ -495,16 +210,6 @@ def test_proxy_nca_plus_plus_is_the_softmax_of_squared_distances_of_vectors_of_l
     torch.testing.assert_close(raw(3 * nn.functional.normalize(x), labels), loss(x, labels), rtol=1e-10, atol=0)
 
 
-def test_softmax_is_cross_entropy_of_a_linear_layer() -> None:
-    loss = _with_bias(SoftmaxLoss(C, D, bias=True)).double()
-    x = points(7, 2).requires_grad_()
-    expected = nn.functional.cross_entropy(nn.functional.linear(x, loss.proxies.weight, loss.bias), LABELS, ignore_index=-1)
-    inputs = (x, loss.proxies.weight, loss.bias)
-    torch.testing.assert_close(loss(x, LABELS), expected, rtol=1e-12, atol=0)
-    for a, b in zip(torch.autograd.grad(loss(x, LABELS), inputs), torch.autograd.grad(expected, inputs), strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-13)
-
-
 def test_proxies_start_uniform_on_the_sphere() -> None:
     """SPEC 0.2, 14: the mean of exp(s / tau) is near exp(1 / (2 D tau^2))."""
     weight = Proxies(4000, 128, generator=torch.Generator().manual_seed(0)).weight.detach()
@@ -512,11 +217,13 @@ def test_proxies_start_uniform_on_the_sphere() -> None:
     assert math.isclose(mean, math.exp(1 / (2 * 128 * 0.07**2)), rel_tol=0.02)
 
 
-def test_least_loss_of_norm_face() -> None:
-    """A simplex of proxies, each embedding at its own."""
-    corners = torch.eye(5, dtype=torch.float64) - 1 / 5
-    value = NormFaceLoss(scale=6.0)(corners, range(5), (corners, range(5)))
-    assert math.isclose(value.item(), math.log1p(4 * math.exp(-6 * 5 / 4)), rel_tol=1e-9)
+@pytest.mark.parametrize("gradient", ["exact", "detached"])
+def test_large_margin_softmax_without_a_margin_is_the_softmax(gradient: str) -> None:
+    s_n, s_p = (3 * s for s in table(1))
+    norms = torch.full_like(s_p, 3.0)
+    torch.testing.assert_close(
+        F.large_margin_softmax(s_n, s_p, norms, margin=1, gradient=gradient), F.softmax(s_n, s_p), rtol=1e-12, atol=0
+    )
 
 
 def test_sphere_face2_starts_in_balance() -> None:
@@ -607,15 +314,14 @@ def test_dominant_centers_and_outliers() -> None:
 def test_curricular_face_follows_the_mean_cosine_once_per_call() -> None:
     for options in ({"execution": "dense"}, TILED):
         loss = made(lambda **k: CurricularFaceLoss(C, D, scale=8.0, momentum=0.9, **k), **options)
-        w, t = [[v] for v in loss.proxies.weight.detach().tolist()], 0.0
+        t = 0.0
         for seed in range(3):
             x = points(7, seed)
-            own = [cos(row, w[y][0]) for row, y in zip(x.tolist(), LABELS.tolist(), strict=True) if y >= 0]
-            t = 0.9 * t + 0.1 * sum(own) / 6
-            expected = [curricular(row, y, w, t) for row, y in zip(x.tolist(), LABELS.tolist(), strict=True) if y >= 0]
+            own = Cosine()(x, loss.proxies.weight.detach())[LABELS >= 0, LABELS[LABELS >= 0]]
+            t = 0.9 * t + 0.1 * own.mean().item()
             value = loss(x, LABELS).item()  # with the new t
             assert math.isclose(loss.t.item(), t, rel_tol=1e-12)
-            assert math.isclose(value, math.fsum(expected) / 6, rel_tol=1e-9)
+            assert math.isclose(value, specified(loss, partial(curricular, scale=8.0, t=t), x), rel_tol=1e-9)
 
 
 def test_curricular_face_with_positives_that_are_many_or_masks() -> None:
@@ -652,14 +358,9 @@ def test_statistics_of_batches_too_small_for_them() -> None:
 def test_annealing_counts_calls_in_training() -> None:
     loss = SphereFaceLoss(C, D, annealing=Annealing(), **TILED).double()
     x = points(7, 1)
-    w = [[v] for v in loss.proxies.weight.detach().tolist()]
     for step in (1, 2, 3):
-        expected = [
-            a_softmax(row, y, w, annealing=max(5, 1000 / (1 + 0.12 * step)))
-            for row, y in zip(x.tolist(), LABELS.tolist(), strict=True)
-            if y >= 0
-        ]
-        assert math.isclose(loss(x, LABELS).item(), math.fsum(expected) / 6, rel_tol=1e-6)
+        expected = specified(loss, partial(sphere_face, margin=4, annealing=max(5, 1000 / (1 + 0.12 * step))), x)
+        assert math.isclose(loss(x, LABELS).item(), expected, rel_tol=1e-6)
     assert loss.eval()(x, LABELS).item() == loss(x, LABELS).item()
     assert loss.annealing.step.item() == 3
     loss.annealing.step.fill_(10**6)
@@ -704,39 +405,24 @@ def test_backward_uses_the_statistics_of_its_forward(make: Callable[..., Loss]) 
     assert torch.equal(torch.autograd.grad(value.sum(), x)[0], expected)
 
 
+def test_statistics_are_followed_in_a_compiled_program() -> None:
+    loss, x = made(STATEFUL["curricular"]), points(7, 1)
+    expected = value_and_gradients(copy.deepcopy(loss), x, LABELS)
+    torch._dynamo.reset()
+    got = value_and_gradients(loss, x, LABELS, call=torch.compile(loss, fullgraph=True, backend="aot_eager"))
+    for a, b in zip(got, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11)
+    assert loss.t.item() != 0
+
+
 # ---- roles exchanged
-
-
-def proxy_anchor_spec(x: list[Vector], labels: list[int], w: list[Vector], *, margin: float, scale: float) -> float:
-    positive, negative, present = 0.0, 0.0, 0
-    for c, p in enumerate(w):
-        own = [math.exp(-scale * (cos(v, p) - margin)) for v, y in zip(x, labels, strict=True) if y == c]
-        others = [math.exp(scale * (cos(v, p) + margin)) for v, y in zip(x, labels, strict=True) if y not in (c, -1)]
-        present += bool(own)
-        positive, negative = positive + math.log1p(sum(own)), negative + math.log1p(sum(others))
-    return positive / max(1, present) + negative / len(w)
-
-
-@pytest.mark.parametrize("labels", [[0, 1, 2, 3, 0, -1, 1], [2, 2, 2, 2, 2, 2, 2], [0, 3, 0, 3, 3, 0, -1]])
-def test_proxy_anchor(labels: list[int]) -> None:
-    for options in ({"execution": "dense"}, TILED):
-        loss = made(lambda **k: ProxyAnchorLoss(C, D, **k), **options)
-        x = points(7, 1)
-        expected = proxy_anchor_spec(x.tolist(), labels, loss.proxies.weight.tolist(), margin=0.1, scale=32.0)
-        assert math.isclose(loss(x, labels).item(), expected, rel_tol=1e-9)
-        assert loss(x, labels, loss.proxies).item() == loss(x, labels).item()
-        weight = loss.proxies.weight
-
-        def value(x: Tensor, w: Tensor, loss: Loss = loss, labels: Any = labels) -> Tensor:
-            return torch.func.functional_call(loss, {"proxies.weight": w}, (x, labels))
-
-        assert torch.autograd.gradcheck(value, (x.requires_grad_(), weight.detach().clone().requires_grad_()), atol=1e-6)
 
 
 def test_proxy_anchor_has_one_number_per_proxy() -> None:
     loss = made(lambda **k: ProxyAnchorLoss(C, D, reduction="none", **k))
     assert loss(points(7, 1), LABELS).shape == (C,)
     assert loss(points(0, 1), []).tolist() == [0] * C
+    assert torch.equal(loss(points(7, 1), LABELS, loss.proxies), loss(points(7, 1), LABELS))
 
 
 def test_proxy_anchor_on_a_batch_leaves_out_self_pairs() -> None:
@@ -768,18 +454,19 @@ MINERS: dict[str, Callable[[], Any]] = {
 }
 
 
+TILED_SUBJECTS = [*{type(s.loss): s for s in reversed(ON_PROXIES)}.values(), *(s for s in ON_PROXIES if "-margins" in s.name)]
+
+
 @pytest.mark.parametrize("kind", ["own", "pair", "proxies", "list", "queue"])
-@pytest.mark.parametrize("name", [name for name in ALL if not name.endswith("-detached")])
-def test_tiled_equals_dense(name: str, kind: str) -> None:
-    make = ALL[name]
-    if name == "magnet" or (kind != "own" and name.endswith("-bias")):
-        pytest.skip("couples anchors, or has biases for its own proxies")
-    x, labels = points(13, 1), torch.arange(13) % 5 - 1
+@pytest.mark.parametrize("subject", TILED_SUBJECTS, ids=str)
+def test_tiled_equals_dense(subject: Subject, kind: str) -> None:
+    """With any references, miner and reduction; gradients of what is learned, too."""
+    x, labels = points(13, 1), torch.arange(13) % C - 1
     for (miner, draw), reduction in itertools.product(MINERS.items(), ("mean", "none")):
         outcomes = []
         for execution in ("dense", "tiled"):
             torch.manual_seed(0)
-            loss = made(make, execution=execution, memory_budget=300, miner=draw(), reduction=reduction)
+            loss = subject.copy(torch.float64, execution=execution, memory_budget=300, miner=draw(), reduction=reduction)
             outcomes.append(value_and_gradients(loss, x, labels, references_of(kind)))
         for a, b in zip(*outcomes, strict=True):
             assert bool(a.isfinite().all())
@@ -789,132 +476,25 @@ def test_tiled_equals_dense(name: str, kind: str) -> None:
 
 
 @EVERY
-def test_masks_equal_tables(make: Callable[..., Loss]) -> None:
+def test_masks_equal_tables(subject: Subject) -> None:
     """The sets as masks, as other devices and traced programs have them."""
-    if isinstance(make(), (MagnetLoss, CenterLoss)):
-        pytest.skip("has masks, or no sets at all")
-    x, labels = points(7, 1), LABELS
-    expected = value_and_gradients(made(make), x, labels)
-    got = value_and_gradients(made(make, relation=lambda a, b: a.unsqueeze(1) == b), x, labels)
+    x = points(7, 1)
+    expected = value_and_gradients(subject.copy(torch.float64), x, LABELS)
+    got = value_and_gradients(subject.copy(torch.float64, relation=lambda a, b: a.unsqueeze(1) == b), x, LABELS)
     for a, b in zip(got, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11)
 
 
 @EVERY
-def test_order_of_the_batch_does_not_matter(make: Callable[..., Loss]) -> None:
-    x, order = points(7, 1), torch.tensor([4, 2, 6, 0, 5, 1, 3])
-    value, gradient, *rest = value_and_gradients(made(make), x, LABELS)
-    moved, moved_gradient, *moved_rest = value_and_gradients(made(make), x[order], LABELS[order])
-    for a, b in zip((moved, moved_gradient, *moved_rest), (value, gradient[order], *rest), strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11)
+def test_points_on_proxies_are_finite(subject: Subject) -> None:
+    """At the own one, at another one, opposite."""
+    own = subject.loss.proxies.weight.detach()[:: subject.loss.proxies.per_class]
+    for execution, x in itertools.product(("dense", "auto"), (own, own.roll(1, 0), -own)):
+        for value in value_and_gradients(subject.copy(execution=execution), x, range(C)):
+            assert bool(value.isfinite().all())
 
 
-def degenerate(loss: Loss) -> dict[str, tuple[Tensor, list[int]]]:
-    own = (torch.eye(C, D) if loss.proxies is None else loss.proxies.weight.detach()[:: loss.proxies.per_class]).float()
-    some = points(4, 3).float()
-    return {
-        "empty": (some[:0], []),
-        "one": (some[:1], [2]),
-        "one class": (some, [1, 1, 1, 1]),
-        "all unique": (some, [0, 1, 2, 3]),
-        "duplicates": (some[[0, 0, 1, 1]], [0, 0, 1, 2]),
-        "collapse": (some[[0, 0, 0, 0]], [0, 0, 1, 1]),
-        "zeros": (torch.zeros(4, D), [0, 0, 1, 1]),
-        "a zero": (torch.cat([torch.zeros(1, D), some[1:]]), [0, 0, 1, 1]),
-        "at the proxies": (own, [0, 1, 2, 3]),
-        "at others": (own[[1, 0, 3, 2]], [0, 1, 2, 3]),
-        "opposite": (-own, [0, 1, 2, 3]),
-        "huge": (1e15 * some, [0, 1, 2, 3]),
-        "tiny": (1e-15 * some, [0, 1, 2, 3]),
-    }
-
-
-@EVERY
-def test_degenerate_batches_are_finite(make: Callable[..., Loss]) -> None:
-    for execution in ("dense", "auto"):
-        for name, (x, labels) in degenerate(made(make)).items():
-            loss = made(make, execution=execution).float()
-            if name == "huge" and isinstance(loss.similarity, NegativeSquaredEuclidean):
-                x = 1e-3 * x
-            for value in value_and_gradients(loss, x, labels):
-                assert bool(value.isfinite().all()), name
-
-
-@EVERY
-def test_nothing_to_learn_is_exactly_zero(make: Callable[..., Loss]) -> None:
-    for x, labels in ((torch.empty(0, D), []), (torch.ones(2, D), [-1, -2])):
-        loss = made(make, execution="auto").float()
-        if isinstance(loss, ProxyAnchorLoss):
-            labels = [-1] * len(labels)
-        value, gradient, *_ = value_and_gradients(loss, x, labels)
-        assert value.item() == 0
-        assert not gradient.any()
-
-
-@EVERY
-def test_transforms_and_second_derivatives(make: Callable[..., Loss]) -> None:
-    loss, x = made(make).eval(), points(7, 1)
-    expected = value_and_gradients(loss, x, LABELS)[1]
-    gradient = torch.func.vmap(torch.func.grad(lambda e: loss(e, LABELS)))(torch.stack([x, 2 * x]))
-    torch.testing.assert_close(gradient[0], expected, rtol=1e-8, atol=1e-10)
-    rows = []
-    for execution in ("dense", "auto"):
-        loss.execution = execution
-        leaf = x.clone().requires_grad_()
-        (first,) = torch.autograd.grad(loss(leaf, LABELS), leaf, create_graph=True)
-        if first.requires_grad:
-            rows.append(torch.autograd.grad(first.square().sum(), leaf)[0])
-            assert bool(rows[-1].isfinite().all())
-    for row in rows[1:]:
-        torch.testing.assert_close(row, rows[0], rtol=1e-8, atol=1e-9)
-
-
-@EVERY
-def test_half_precision_and_autocast(make: Callable[..., Loss]) -> None:
-    for dtype in (torch.float16, torch.bfloat16):
-        loss = made(make).float().eval()
-        x = points(7, 1).to(dtype)
-        value, gradient, *_ = value_and_gradients(loss, x, LABELS)
-        with torch.autocast("cpu", dtype=dtype):
-            assert torch.equal(loss(x, LABELS).detach(), value)
-        assert value.dtype == torch.float32
-        assert gradient.dtype == dtype
-        exact = value_and_gradients(loss, x.float(), LABELS)
-        torch.testing.assert_close(value, exact[0], rtol=1e-5, atol=1e-6)
-        assert float((gradient.float() - exact[1]).norm()) <= 2 * torch.finfo(dtype).eps * float(exact[1].norm())
-
-
-@EVERY
-def test_copies_and_meta_tensors(make: Callable[..., Loss]) -> None:
-    loss, x = made(make).eval(), points(7, 1)
-    expected = loss(x, LABELS)
-    assert torch.equal(copy.deepcopy(loss)(x, LABELS), expected)
-    assert torch.equal(pickle.loads(pickle.dumps(loss))(x, LABELS), expected)
-    value = loss.to("meta")(x.to("meta"), LABELS.to("meta"))
-    assert value.is_meta
-    assert value.shape == ()
-
-
-COMPILED = ["softmax-bias", "large-margin", "sub-center", "soft-triple", "proxy-anchor", "magnet"]
-
-
-@pytest.mark.parametrize("name", [*COMPILED, "curricular-training"])
-def test_compile_without_graph_breaks(name: str) -> None:
-    make = STATEFUL["curricular"] if name == "curricular-training" else ALL[name]
-    loss, x = made(make), points(7, 1)
-    expected = value_and_gradients(copy.deepcopy(loss), x, LABELS)
-    torch._dynamo.reset()
-    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
-    leaf = x.clone().requires_grad_()
-    value = compiled(leaf, LABELS)
-    got = [value.detach(), *torch.autograd.grad(value, [leaf, *loss.parameters()], materialize_grads=True)]
-    for a, b in zip(got, expected, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11)
-    if name == "curricular-training":
-        assert loss.t.item() != 0
-
-
-@pytest.mark.parametrize("name", ["arc", "sphere-4", "large-margin", "curricular", "sphere-face2"])
+@pytest.mark.parametrize("name", ["sphere-4", "large-margin", "curricular"])
 def test_masked_is_absent(name: str) -> None:
     """Cells outside of a set may hold anything, and receive no gradient."""
     loss = ANGULAR[name][0]
@@ -930,13 +510,8 @@ def test_masked_is_absent(name: str) -> None:
 
 
 EMPTY = {
-    "softmax": F.softmax,
-    "l2": F.l2_softmax,
-    "norm-face": F.norm_face,
-    "nca": F.proxy_nca,
-    "nca++": F.proxy_nca_plus_plus,
     "soft-triple": lambda n, p: F.soft_triple(n, p, 1),
-    **{name: f for name, (f, _) in ANGULAR.items() if name not in ("mag", "sphere-face2")},
+    **{name: ANGULAR[name][0] for name in ("sub-center", "curricular", "ada-low", "sphere-4", "large-margin")},
 }
 
 
@@ -955,26 +530,6 @@ def test_empty_sets_have_no_loss(name: str) -> None:
 # ---- arguments
 
 
-@EVERY
-def test_hyper_parameters_are_checked(make: Callable[..., Loss]) -> None:
-    kind = type(make())
-    known = inspect.signature(kind.__init__).parameters
-    for name, bounds in kind.bounds.items():
-        if name not in known:
-            continue
-        wrong = [math.nan, math.inf]
-        wrong += [bounds.low - 1] if bounds.low > -math.inf else []
-        wrong += [bounds.high + 1] if bounds.high < math.inf else []
-        wrong += [bounds.low] if bounds.open_low else []
-        for value in wrong:
-            with pytest.raises(ValueError, match=name):
-                kind(**{name: value})
-        with pytest.raises(TypeError, match=name):
-            kind(**{name: "much"})
-    with pytest.raises(TypeError, match="Did you mean 'reduction'"):
-        kind(reductoin="sum")
-
-
 def test_options_are_checked() -> None:
     arc_faces = ArcFaceLoss, SubCenterArcFaceLoss, CurricularFaceLoss, MagFaceLoss, AdaFaceLoss
     for kind in (*arc_faces, SphereFaceLoss, LargeMarginSoftmaxLoss, SphereFace2Loss):
@@ -990,7 +545,7 @@ def test_options_are_checked() -> None:
         for kind in (CurricularFaceLoss, AdaFaceLoss):
             with pytest.raises(ValueError, match="momentum"):
                 kind(momentum=momentum)
-    for margin in (torch.zeros(2, 2), torch.zeros(3), torch.tensor([0.1, 0.2, 0.3, 1.6]), torch.zeros(4, dtype=torch.int64)):
+    for margin in (torch.zeros(2, 2), torch.zeros(3), torch.tensor([0.1, 0.2, 0.3, 0.4, 1.6]), torch.zeros(C, dtype=torch.int64)):
         with pytest.raises(ValueError, match="margin"):
             ArcFaceLoss(C, D, margin=margin)
     with pytest.raises(ValueError, match="labels"):
@@ -1038,11 +593,10 @@ def test_scores_from_elsewhere_are_refused_with_a_hint() -> None:
             kind().per_anchor(Scores(NEGATIVES), Scores(NEGATIVES))
 
 
-def test_labels_beyond_the_proxies_are_an_error() -> None:
-    for make in ALL.values():
-        if not isinstance(make(), MagnetLoss):
-            with pytest.raises(ValueError, match="labels"):
-                make()(torch.ones(2, D), [0, C])
+@EVERY
+def test_labels_beyond_the_proxies_are_an_error(subject: Subject) -> None:
+    with pytest.raises(ValueError, match="labels"):
+        subject.copy()(torch.ones(2, D), [0, C])
 
 
 def test_classes_need_flat_labels() -> None:
@@ -1058,14 +612,3 @@ def test_shared_proxies_collect_the_gradients_of_all_losses() -> None:
     sum(loss(x, LABELS) for loss in parts).backward()
     expected = sum(torch.autograd.grad(loss(x, LABELS), proxies.weight)[0] for loss in parts)
     torch.testing.assert_close(proxies.weight.grad, expected, rtol=1e-12, atol=1e-12)
-
-
-def test_l2_softmax_and_inner_products() -> None:
-    """Embeddings are normalised, proxies are not."""
-    loss = made(lambda **k: L2SoftmaxLoss(C, D, scale=5.0, **k))
-    x = points(7, 1)
-    assert isinstance(loss.similarity, InnerProduct)
-    torch.testing.assert_close(loss(3 * x, LABELS), loss(x, LABELS), rtol=1e-10, atol=0)
-    before = loss(x, LABELS).item()
-    loss.proxies.weight.data *= 2
-    assert not math.isclose(loss(x, LABELS).item(), before, rel_tol=1e-3)

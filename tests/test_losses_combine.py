@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 import torch
-from strategies import generic
 from torch import Tensor, nn
 
 from metriczoo import losses
@@ -23,6 +22,7 @@ from metriczoo.losses.redundancy import VICRegLoss
 from metriczoo.miners import DistanceWeightedMiner, HardMiner, SemiHardMiner
 from metriczoo.similarity import Cosine, Mahalanobis, NegativeEuclidean
 from metriczoo.stores import EmbeddingQueue, MemoryBank, Proxies
+from metriczoo.testing.strategies import generic
 
 D = 4
 LABELS = torch.tensor([0, 1, 1, 2, 0, 0, -1, 3, 1, 0, 3, 2, 1])
@@ -433,3 +433,32 @@ def test_wrong_caches() -> None:
         GradCache(network, losses.TripletMarginLoss, 2)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="embeddings"):
         GradCache(nn.LSTM(5, D).double(), loss, 2)(inputs(), torch.arange(10))
+
+
+@pytest.mark.parametrize("execution", ["dense", "tiled"])
+def test_losses_that_need_more_than_scores_share_them(execution: str) -> None:
+    """Each with facts of its own: a miner that draws, margins by class, norms, classes of proxies, a running mean."""
+    proxies = Proxies(4, 5, per_class=2, dtype=torch.float64)
+    x = 20 * torch.randn(12, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(7))
+    labels = torch.arange(12) % 4
+    options: dict[str, Any] = {"proxies": proxies, "execution": execution, "memory_budget": 8 * 9 * 4}
+
+    def made() -> list[losses.Loss]:
+        margins = nn.Parameter(torch.linspace(0.1, 0.4, 4, dtype=torch.float64))
+        return [
+            losses.ArcFaceLoss(margin=margins, scale=4.0, gradient="exact", **options),
+            losses.NormFaceLoss(scale=4.0, miner=DistanceWeightedMiner(generator=torch.Generator().manual_seed(1)), **options),
+            losses.MagFaceLoss(scale=4.0, **options),
+            losses.SubCenterArcFaceLoss(scale=4.0, **options),
+            losses.CurricularFaceLoss(scale=4.0, momentum=0.5, **options),
+        ]
+
+    together, apart = SumLoss(made(), [1.0, 2.0, 0.5, 1.0, 3.0]), made()
+    assert len(together._blocks[True]) == 1
+    found = []
+    for members in (together.parts(), apart):
+        y = x.clone().requires_grad_()
+        weighted = zip(apart, together.weights, strict=True)
+        value = sum(weight * part(y, labels) for part, weight in weighted) if members is apart else together(y, labels)
+        found.append([value, *torch.autograd.grad(value, [y, proxies.weight, members[0].margin]), members[4].t])
+    torch.testing.assert_close(found[0], found[1])

@@ -1,4 +1,4 @@
-"""Identities, closed-form gradients and special forms of the log-sum-exp losses."""
+"""Identities and special forms of the log-sum-exp losses. The kit checks the rest."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from metriczoo import functional as F
 from metriczoo.functional.info_nce import decoupled_contrastive, nt_xent, supcon, weighted_decoupled_contrastive
 from metriczoo.functional.n_pairs import angular, n_pairs
 from metriczoo.functional.neighbours import instance, nca, soft_nearest_neighbor
-from metriczoo.functional.sigmoid import binomial_deviance, sigmoid
+from metriczoo.functional.sigmoid import sigmoid
 from metriczoo.losses._learned import LearnedPositive
 from metriczoo.losses.info_nce import DecoupledContrastiveLoss, InfoNCELoss, NTXentLoss, SupConLoss, WeightedDecoupledContrastiveLoss
 from metriczoo.losses.n_pairs import AngularLoss, NPairsLoss
-from metriczoo.losses.neighbours import InstanceLoss, NCALoss, SoftNearestNeighborLoss
-from metriczoo.losses.sigmoid import BinomialDevianceLoss, SigmoidLoss
+from metriczoo.losses.neighbours import InstanceLoss, SoftNearestNeighborLoss
+from metriczoo.losses.sigmoid import SigmoidLoss
 from metriczoo.scores import Block, Scores
 from metriczoo.similarity import Cosine, InnerProduct
 from metriczoo.stores import EmbeddingQueue, Proxies
@@ -113,40 +113,7 @@ def test_angular_at_thirty_degrees_balances_push_and_pull():
         assert (abs(float(g_n.sum() + g_pn.sum() + g_p.sum())) < 1e-12) == balance
 
 
-# ---- closed-form gradients of the papers
-
-
-def test_nt_xent_gradient():
-    """-(1 - p) / tau and p_j / tau, by positive; their sum is 0 and the pull at most 1 / tau."""
-    t = 0.25
-    s_n, s_p = sets(7)
-    g_n, g_p = gradients(nt_xent(s_n, s_p, temperature=t).total.sum(), s_n, s_p)
-    expected_n, expected_p = torch.zeros_like(s_n), torch.zeros_like(s_p)
-    for i in range(3):
-        share = (torch.cat([s_p[:, i : i + 1], s_n], dim=1) / t).softmax(1)
-        expected_p[:, i] = -(1 - share[:, 0]) / t
-        expected_n += share[:, 1:] / t
-    close(g_p, expected_p)
-    close(g_n, expected_n)
-    close(g_n.sum(1) + g_p.sum(1), torch.zeros(3, dtype=torch.float64))
-
-
-def test_supcon_gradient_lets_positives_compete():
-    """(pi_p - 1 / K) / tau: a positive with more than its share is pushed away."""
-    t = 0.25
-    s_n, s_p = sets(8)
-    g_n, g_p = gradients(supcon(s_n, s_p, temperature=t).sum(), s_n, s_p)
-    share = (torch.cat([s_p, s_n], dim=1) / t).softmax(1)
-    close(g_p, (share[:, :3] - 1 / 3) / t)
-    close(g_n, share[:, 3:] / t)
-    assert bool((g_p > 0).any())
-
-
-def test_decoupled_gradient_does_not_fade():
-    s_n, s_p = sets(9)
-    g_n, g_p = gradients(decoupled_contrastive(s_n, s_p, temperature=0.1).total.sum(), s_n, s_p)
-    close(g_p, torch.full_like(s_p, -10))
-    close(g_n, 30 * (s_n / 0.1).softmax(1))
+# ---- what training relies on
 
 
 def test_sigmoid_gradients_of_scale_and_bias():
@@ -349,11 +316,6 @@ def test_angular_in_the_form_of_the_paper():
     close(AngularLoss(45.0)(a, [0], (torch.cat([p, n]), [0, 1, 2, 3, 4])), (1 + f.exp().sum()).log())
 
 
-def test_binomial_deviance_at_the_threshold():
-    s = torch.tensor([[0.5]])
-    assert binomial_deviance(s, s).item() == pytest.approx(2 * math.log(2))
-
-
 # ---- learned numbers
 
 
@@ -409,66 +371,16 @@ def test_a_temperature_may_be_a_tensor_of_the_callers():
         assert math.isclose(float(gradients(got, t)[0]), (up - down) / 2e-6, rel_tol=1e-5)
 
 
-# ---- sets with nothing in them
-
-
-@pytest.mark.parametrize("function", [nt_xent, decoupled_contrastive, weighted_decoupled_contrastive, n_pairs])
-def test_pairs_without_negatives_do_not_count(function):
-    s_n = Scores(torch.full((2, 2), 0.5), torch.tensor([[True, True], [False, False]]))
-    s_p = torch.full((2, 3), 0.25).requires_grad_()
-    terms = function(s_n, s_p)
-    assert terms.count.tolist() == [3, 0]
-    assert terms.total[1] == 0
-    assert not gradients(terms.total.sum(), s_p)[0][1].any()
-
-
-@pytest.mark.parametrize("form", ["out", "in"])
-def test_supcon_without_negatives_or_positives(form):
-    """Without negatives positives still compete, as in the official code; without positives there is nothing."""
-    s_p = torch.tensor([[0.9, 0.1]]).requires_grad_()
-    value = supcon(torch.empty(1, 0), s_p, temperature=1.0, form=form)
-    assert value.item() == pytest.approx(math.log(math.exp(0.9) + math.exp(0.1)) - 0.5 if form == "out" else math.log(2))
-    s_n = torch.tensor([[0.9, 0.1]]).requires_grad_()
-    nothing = supcon(s_n, torch.empty(1, 0), form=form)
-    assert nothing.item() == 0
-    assert not gradients(nothing.sum(), s_n)[0].any()
-
-
-@pytest.mark.parametrize("function", [nca, soft_nearest_neighbor, instance])
-def test_shares_of_empty_sets(function):
-    some = torch.tensor([[0.9, 0.1]]).requires_grad_()
-    for sets_ in ((some, some[:, :0]), (some[:, :0], some)):
-        value = function(*sets_)
-        assert value.item() == 0
-        assert not gradients(value.sum(), some)[0].any()
-
-
 # ---- bad input
 
 BAD: list[tuple[Any, type[Exception], str]] = [
-    (lambda: NTXentLoss(0.0), ValueError, "`temperature`"),
-    (lambda: NTXentLoss(-0.1), ValueError, "`temperature`"),
-    (lambda: NTXentLoss(math.nan), ValueError, "`temperature`"),
-    (lambda: NTXentLoss("0.1"), TypeError, "`temperature`"),
     (lambda: NTXentLoss(temprature=0.1), TypeError, "'temperature'"),
     (lambda: SupConLoss(form="outer"), ValueError, "'out'"),
-    (lambda: SupConLoss(0.0), ValueError, "`temperature`"),
     (lambda: supcon(torch.zeros(1, 1), torch.zeros(1, 1), form="In"), ValueError, "`form`"),
-    (lambda: DecoupledContrastiveLoss(0.0), ValueError, "`temperature`"),
-    (lambda: WeightedDecoupledContrastiveLoss(weight_temperature=0.0), ValueError, "`weight_temperature`"),
-    (lambda: SigmoidLoss(0.0), ValueError, "`scale`"),
-    (lambda: SigmoidLoss(bias=math.inf), ValueError, "`bias`"),
-    (lambda: BinomialDevianceLoss(negative_scale=-1.0), ValueError, "`negative_scale`"),
-    (lambda: NCALoss(0.0), ValueError, "`scale`"),
-    (lambda: SoftNearestNeighborLoss(0.0), ValueError, "`temperature`"),
-    (lambda: InstanceLoss(0.0), ValueError, "`scale`"),
     (lambda: InstanceLoss()(torch.eye(2), torch.zeros(2, 2, dtype=torch.int64)), ValueError, "`labels`"),
     (lambda: InstanceLoss(relation=torch.eq)(torch.eye(2), torch.zeros(2, 2, dtype=torch.int64)), ValueError, "`labels`"),
-    (lambda: NPairsLoss(-1.0), ValueError, "`norm_penalty`"),
     (lambda: NPairsLoss(0.1, similarity=Cosine()), ValueError, "`similarity`.*InnerProduct"),
     (lambda: NPairsLoss(0.1).per_anchor(Scores(torch.zeros(1, 1)), Scores(torch.zeros(1, 1))), ValueError, "call the loss"),
-    (lambda: AngularLoss(90.0), ValueError, "`angle`"),
-    (lambda: AngularLoss(0), ValueError, "`angle`"),
     (lambda: angular(torch.zeros(1, 1), torch.zeros(1, 1)), ValueError, "between references"),
 ]
 

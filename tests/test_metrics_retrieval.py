@@ -19,7 +19,7 @@ from torch import Tensor
 import metriczoo.metrics as zoo
 from metriczoo.metrics import _blocks, retrieval_metrics
 from metriczoo.references import References
-from metriczoo.similarity import Cosine, Mahalanobis, NegativeEuclidean, NegativeSquaredEuclidean
+from metriczoo.similarity import Cosine, Mahalanobis, NegativeEuclidean, NegativeSquaredEuclidean, Poincare, SignalToNoise
 
 PLACES = (1, 2, 3, 7, 50)
 NAMES = ["r_precision", "map@r", "map", "mrr", *(f"{name}@{k}" for name in ("recall", "precision", "ndcg") for k in PLACES)]
@@ -436,6 +436,36 @@ def test_faiss_scores_in_float32_but_ranks_in_the_precision_of_the_embeddings() 
         assert retrieval_metrics(x * scale, labels, **options, backend="faiss") == pytest.approx(want, abs=1e-12)
     with pytest.raises(ValueError, match="fit in float32"):
         retrieval_metrics(x * 1e30, labels, **options, backend="faiss")
+
+
+class Warped(NegativeSquaredEuclidean):
+    """A distance by its parent's name only: the farther, the nearer."""
+
+    def score(self, a: Tensor, r: Tensor) -> Tensor:
+        return -super().score(a, r)
+
+
+class Shifted(NegativeEuclidean):
+    """Another map of the points, and the distance of its parent."""
+
+    def prepare(self, x: Tensor) -> Tensor:
+        return super().prepare(x * torch.tensor([3.0, 1.0]))
+
+
+@pytest.mark.parametrize("similarity", [Warped(), SignalToNoise(), Poincare()])
+def test_faiss_refuses_a_subclass_of_a_distance_that_scores_otherwise(similarity: NegativeSquaredEuclidean) -> None:
+    x, labels = gaussian(20, 2), torch.arange(20) % 4
+    with pytest.raises(ValueError, match="faiss needs"):
+        retrieval_metrics(x, labels, similarity=similarity, backend="faiss")
+    with pytest.raises(ValueError, match="faiss needs"):
+        zoo.clustering_metrics(x, labels, similarity=similarity)
+
+
+def test_faiss_takes_a_subclass_that_prepares_otherwise() -> None:
+    x, labels = gaussian(60, 2), torch.arange(60) % 6
+    want = retrieval_metrics(x, labels, similarity=Shifted(), metrics=SHALLOW)
+    assert retrieval_metrics(x, labels, similarity=Shifted(), metrics=SHALLOW, backend="faiss") == pytest.approx(want, abs=1e-12)
+    assert want != retrieval_metrics(x, labels, similarity=NegativeEuclidean(), metrics=SHALLOW)
 
 
 # ---- single metrics, inputs, and what the result says

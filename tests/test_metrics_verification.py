@@ -110,6 +110,40 @@ def test_equal_embeddings_tell_nothing() -> None:
     assert result["roc_auc"] == pytest.approx(want["roc_auc"], abs=1e-9)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("factors", [(1.0, 1.0), (3.0, 0.1), (-3.0, -0.1)])
+def test_pairs_of_parallel_points_tie(dtype: torch.dtype, factors: tuple[float, float]) -> None:
+    """Whatever the blocks: a product rounds their cosines, all 1 or all -1, one way or the other."""
+    x = torch.randn(40, 37, generator=torch.Generator().manual_seed(2), dtype=torch.float64).to(dtype)
+    x[3] = 0
+    points = torch.cat([x, factors[0] * x, factors[1] * x[:15]])
+    labels = torch.cat([torch.arange(40), torch.arange(40), torch.arange(15) + 100])  # a copy of the same class, and one of another
+    results = [verification_metrics(points, labels, far=0.5, memory_budget=budget) for budget in (1, 5_000, 30_000, 10**7)]
+    rows, columns = torch.triu_indices(95, 95, 1)
+    exact = Cosine()(points.double(), points.double())[rows, columns]
+    exact = torch.where(exact.abs() > 1 - 1e-6, exact.round(), exact)
+    want = verification_metrics(exact, labels[rows] == labels[columns], far=0.5)
+    for result in results:
+        assert result["roc_auc"] == pytest.approx(want["roc_auc"], abs=1e-12)
+        assert result["threshold@far=0.5"] == pytest.approx(want["threshold@far=0.5"], abs=1e-6)
+    if factors[0] > 0:
+        assert want["roc_auc"] < 1
+
+
+def test_points_a_fraction_of_a_degree_apart_do_not_tie() -> None:
+    """What is near 1 is not taken for 1."""
+    angle = 1e-3 * torch.tensor([0.0, 1.0, 4.0, 10.0, 12.0, 17.0])  # no two differences are equal
+    x = torch.zeros(6, 256)
+    x[:, 0], x[:, 1] = angle.cos(), angle.sin()
+    x = x @ torch.linalg.qr(torch.randn(256, 256, generator=torch.Generator().manual_seed(0)))[0]
+    labels = torch.arange(6) // 2
+    rows, columns = torch.triu_indices(6, 6, 1)
+    want = verification_metrics(-(angle[rows] - angle[columns]).abs(), labels[rows] == labels[columns], far=0.1)
+    result = verification_metrics(x, labels, far=0.1)
+    for name in ("roc_auc", "accuracy", "tar@far=0.1", "attained@far=0.1"):
+        assert result[name] == want[name]
+
+
 def test_a_rate_that_is_a_whole_number_of_pairs_is_reached() -> None:
     different = list(range(100))  # 0.29 * 100 is 28.999999999999996
     result = verification_metrics([*map(float, different), 70.5, 69.5], [False] * 100 + [True] * 2, far=0.29)

@@ -8,10 +8,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import lists_of, score_sets
 from torch import Tensor
 
 from metriczoo import Scores, losses, miners
+from metriczoo.testing.strategies import lists_of, scores
 
 
 def _groups(s_n: Scores, s_p: Scores, b: int) -> list[list[tuple[float, float]]]:
@@ -25,7 +25,7 @@ def _groups(s_n: Scores, s_p: Scores, b: int) -> list[list[tuple[float, float]]]
     return found
 
 
-@given(score_sets())
+@given(scores())
 def test_hard(sets: tuple[Scores, Scores]) -> None:
     s_n, s_p = sets
     kept_n, kept_p = miners.HardMiner()(s_n, s_p)
@@ -34,7 +34,7 @@ def test_hard(sets: tuple[Scores, Scores]) -> None:
             assert y == ([extreme(x)] if x else [])
 
 
-@given(score_sets(), st.sampled_from([0.25, 0.5, 1.0]), st.booleans())
+@given(scores(), st.sampled_from([0.25, 0.5, 1.0]), st.booleans())
 def test_semi_hard(sets: tuple[Scores, Scores], margin: float, many: bool) -> None:
     s_n, s_p = sets
     if many:  # as many positives as take the other way of searching
@@ -48,7 +48,7 @@ def test_semi_hard(sets: tuple[Scores, Scores], margin: float, many: bool) -> No
         assert sorted(found) == sorted(expected)
 
 
-@given(score_sets(), st.integers(0, 99))
+@given(scores(), st.integers(0, 99))
 def test_semi_hard_at_random_stays_in_the_band(sets: tuple[Scores, Scores], seed: int) -> None:
     s_n, s_p = sets
     miner = miners.SemiHardMiner(0.5, select="random", generator=torch.Generator().manual_seed(seed))
@@ -59,7 +59,7 @@ def test_semi_hard_at_random_stays_in_the_band(sets: tuple[Scores, Scores], seed
         assert all(p - 0.5 < n < p and n in negatives for n, p in found)
 
 
-@given(score_sets(), st.booleans())
+@given(scores(), st.booleans())
 def test_priority(sets: tuple[Scores, Scores], many: bool) -> None:
     s_n, s_p = sets
     if many:
@@ -73,7 +73,7 @@ def test_priority(sets: tuple[Scores, Scores], many: bool) -> None:
         assert sorted(found) == sorted(expected)
 
 
-@given(score_sets(), st.integers(0, 99))
+@given(scores(), st.integers(0, 99))
 def test_distance_weighted_keeps_every_anchor(sets: tuple[Scores, Scores], seed: int) -> None:
     s_n, s_p = sets
     miner = miners.DistanceWeightedMiner(embedding_dim=512, generator=torch.Generator().manual_seed(seed))

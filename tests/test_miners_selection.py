@@ -8,7 +8,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import lists_of, score_sets
 from torch import Tensor
 
 from metriczoo import Scores, losses, miners
@@ -17,20 +16,21 @@ from metriczoo.miners.easy_positive import EasyPositiveMiner
 from metriczoo.miners.multi_similarity import MultiSimilarityMiner
 from metriczoo.miners.pair_margin import PairMarginMiner
 from metriczoo.miners.random import RandomMiner
+from metriczoo.testing.strategies import lists_of, scores
 
 
 def _rows(sets: tuple[Scores, Scores], kept: tuple[Scores, Scores]) -> Iterator[tuple[list[float], ...]]:
     yield from zip(*map(lists_of, sets), *map(lists_of, kept), strict=True)
 
 
-@given(score_sets(), st.sampled_from([0.0, 0.125, 0.3]))
+@given(scores(), st.sampled_from([0.0, 0.125, 0.3]))
 def test_multi_similarity(sets: tuple[Scores, Scores], margin: float) -> None:
     for negatives, positives, kept_n, kept_p in _rows(sets, MultiSimilarityMiner(margin)(*sets)):
         assert kept_n == [n for n in negatives if positives and n + margin > min(positives)]
         assert kept_p == [p for p in positives if negatives and p - margin < max(negatives)]
 
 
-@given(score_sets(), st.sampled_from(["hard", "semi-hard", "all"]))
+@given(scores(), st.sampled_from(["hard", "semi-hard", "all"]))
 def test_easy_positive(sets: tuple[Scores, Scores], choice: str) -> None:
     for negatives, positives, kept_n, kept_p in _rows(sets, EasyPositiveMiner(choice)(*sets)):
         assert kept_p == ([max(positives)] if positives else [])
@@ -39,14 +39,14 @@ def test_easy_positive(sets: tuple[Scores, Scores], choice: str) -> None:
         assert kept_n == expected[choice]
 
 
-@given(score_sets())
+@given(scores())
 def test_pair_margin(sets: tuple[Scores, Scores]) -> None:
     for negatives, positives, kept_n, kept_p in _rows(sets, PairMarginMiner(positive_margin=0.25, negative_margin=-0.25)(*sets)):
         assert kept_n == [n for n in negatives if n > -0.25]
         assert kept_p == [p for p in positives if p < 0.25]
 
 
-@given(score_sets(), st.integers(0, 99))
+@given(scores(), st.integers(0, 99))
 def test_random_draws_a_negative_for_each_positive(sets: tuple[Scores, Scores], seed: int) -> None:
     s_n, s_p = sets
     mined_n, mined_p = RandomMiner(generator=torch.Generator().manual_seed(seed))(s_n, s_p)

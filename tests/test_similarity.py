@@ -3,20 +3,37 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from naive import MATRIX, SIMILARITIES
 from scipy.spatial import distance as scipy_distance
-from strategies import batches
 from torch import Tensor
 
 from metriczoo import losses
-from metriczoo.similarity import Cosine, InnerProduct, Mahalanobis, NegativeEuclidean, NegativeSquaredEuclidean, Similarity, unit
+from metriczoo.similarity import (
+    Cosine,
+    InnerProduct,
+    Mahalanobis,
+    NegativeEuclidean,
+    NegativeSquaredEuclidean,
+    SignalToNoise,
+    Similarity,
+    unit,
+)
+from metriczoo.testing.strategies import batches
 
+MATRIX = [[2.0, 0.5, 0.0], [0.5, 1.0, -0.25], [0.0, -0.25, 1.5]]  # positive definite
+SIMILARITIES: dict[str, Callable[[], Similarity]] = {  # for points of dimension 3
+    "cosine": Cosine,
+    "inner product": InnerProduct,
+    "euclidean": NegativeEuclidean,
+    "squared euclidean": NegativeSquaredEuclidean,
+    "mahalanobis": lambda: Mahalanobis(3, matrix=torch.tensor(MATRIX, dtype=torch.float64)),
+}
 SCIPY = {
     "cosine": lambda x, y: 1 - scipy_distance.cdist(x, y, "cosine"),
     "inner product": lambda x, y: np.einsum("id,jd->ij", x, y),
@@ -33,7 +50,7 @@ def points(seed: int, n: int, d: int = 3, dtype: torch.dtype = torch.float64) ->
 
 
 def similarity(name: str, dtype: torch.dtype = torch.float64) -> Similarity:
-    return SIMILARITIES[name][0]().to(dtype)
+    return SIMILARITIES[name]().to(dtype)
 
 
 @pytest.mark.parametrize("name", SIMILARITIES)
@@ -295,3 +312,31 @@ def test_nearest_is_ordered_as_euclidean():
     x, y = points(29, 8), points(30, 9)
     order = [kind(x, y).argsort(dim=1) for kind in (NegativeEuclidean(), NegativeSquaredEuclidean())]
     assert torch.equal(*order)
+
+
+# ---- distances of unit vectors
+
+
+@pytest.mark.parametrize(("kind", "metric"), [(NegativeEuclidean, "euclidean"), (NegativeSquaredEuclidean, "sqeuclidean")])
+def test_normalized_distances_are_those_of_unit_vectors(kind, metric):
+    x, y = 7 * points(20, 9), points(21, 6)
+    y[0], y[1] = 3 * x[0], -x[1]
+    got = kind(normalize=True)
+    units = [p.numpy() / np.linalg.norm(p.numpy(), axis=1, keepdims=True) for p in (x, y)]
+    np.testing.assert_allclose(got(x, y).numpy(), -scipy_distance.cdist(*units, metric), rtol=1e-11, atol=1e-13)
+    torch.testing.assert_close(got.distance(got(x, y)), (2 - 2 * Cosine()(x, y)).clamp(min=0).sqrt(), rtol=1e-7, atol=1e-7)
+    assert repr(got) == f"{kind.__name__}(normalize=True)" and repr(kind()) == f"{kind.__name__}()"
+
+
+def test_normalized_distances_of_zero_vectors_and_of_one_direction_have_harmless_gradients():
+    x = torch.tensor([[0.0, 0.0], [3.0, 4.0], [6.0, 8.0]], dtype=torch.float64, requires_grad=True)
+    scores = NegativeEuclidean(normalize=True)(x, x)
+    torch.testing.assert_close(scores, torch.tensor([[0.0, -1.0, -1.0], [-1.0, 0.0, 0.0], [-1.0, 0.0, 0.0]], dtype=torch.float64))
+    scores.sum().backward()
+    torch.testing.assert_close(x.grad, torch.zeros_like(x))
+
+
+def test_only_euclidean_distances_have_the_option():
+    for kind in (Cosine, Mahalanobis, SignalToNoise):
+        with pytest.raises(TypeError, match="normalize"):
+            kind(normalize=True)

@@ -10,12 +10,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import Batch, batches, generic
 from torch import Tensor
 
 from metriczoo import losses
 from metriczoo.miners import HardMiner
 from metriczoo.similarity import NegativeEuclidean, NegativeLp, NegativeSquaredEuclidean, Poincare, SignalToNoise, Similarity
+from metriczoo.testing.strategies import Batch, batches, generic
 
 Point = Sequence[float]
 

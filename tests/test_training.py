@@ -126,7 +126,7 @@ def test_z_is_estimated_once_and_kept(tmp_path: Path) -> None:
     bank.load_state_dict(drawn)
     noise = bank.sample(50)
     scores = torch.cat([(x * bank.embeddings[:16]).sum(1, keepdim=True), x @ bank.embeddings[noise].T], dim=1)
-    torch.testing.assert_close(z, (200 * (scores / 0.2).exp().mean()).log())
+    torch.testing.assert_close(z, (200 * (scores / 0.2).exp().mean()).log().unsqueeze(0))
     loss(10 * x.flip(0), torch.arange(16))
     assert torch.equal(loss.log_z, z)
     torch.save(loss.state_dict(), tmp_path / "loss.pt")
