@@ -157,7 +157,8 @@ def _differentiable(fact: Any) -> bool:
 def evaluate(problem: Problem, anchors: Tensor, references: Tensor | None, parameters: Sequence[Tensor]) -> Tensor:
     """The loss of prepared `anchors` `[N, d]` against `references` `[n, d]`; None means the anchors themselves.
 
-    References are prepared, unless they are to be streamed. `parameters` are all other tensors that may require a gradient inside `per_anchor`, the miner and the similarity.
+    References are prepared, unless they are to be streamed. `parameters` are all other tensors that may require a gradient inside
+    `per_anchor`, the miner and the similarity.
     """
     execution = problem.loss.execution
     if execution == "dense" or not problem.loss.separable or tracing(anchors):

@@ -182,7 +182,7 @@ class Loss(nn.Module):
             return value if order is None or self.reduction != "none" else value[order.argsort()]
 
     def _order(self, labels: Tensor) -> Tensor | None:
-        """The order of the classes, in which a block holds the scores of its positives to its negatives, too; None where it does not help."""
+        """The order of the classes, in which a block holds the scores of its positives to its negatives; None where it does not help."""
         if not self.compares_positives or not self.separable or self.execution == "dense":
             return None
         if self.proxies is not None or self.relation is not None or self.miner is not None or not reads_are_free(labels):
