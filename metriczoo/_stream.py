@@ -611,7 +611,7 @@ def _inverse_norms(similarity: Similarity, points: Tensor, dtype: torch.dtype) -
 
     Three operations in place of the twenty by which autograd goes through `metriczoo.similarity.unit`.
     """
-    if type(similarity).prepare is not Cosine.prepare or points.dtype != dtype or not len(points) or not reads_are_free(points):
+    if type(similarity).prepare is not Cosine.prepare or points.dtype != dtype or not reads_are_free(points):
         return None
     norms = torch.linalg.vector_norm(points, dim=1, keepdim=True)
     least, most = norms.aminmax()

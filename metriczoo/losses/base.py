@@ -217,11 +217,13 @@ class Loss(nn.Module):
         points = Points(names, None if own_ids is None else torch.cat([part.ids for part in parts]))
         compared = prepared_parts[0] if len(prepared_parts) == 1 else torch.cat(prepared_parts)
         compared = compared if streamed else compared.to(prepared.dtype)
-        met = self._columns(Points(labels, own_ids), points, prepared, compared)
-        met[0].streamed = streamed
+        columns, prepared, kept = self._columns(Points(labels, own_ids), points, prepared, compared)
+        if streamed and kept is not None:
+            columns.streamed = len(kept) > 0
+            kept = kept if columns.streamed else self.similarity.prepare(_full(kept)).to(prepared.dtype)  # all are ignored
         if isinstance(parts[0], SampledReferences) and parts[0].certain is not None:
-            met[0].strata = parts[0].certain, parts[0].weight
-        return met
+            columns.strata = parts[0].certain, parts[0].weight
+        return columns, prepared, kept
 
     def _streams(self, num_references: int, anchors: Tensor) -> bool:
         """Whether references are so many that blocks of anchors would be thin, so that they are read, and prepared, in chunks."""
