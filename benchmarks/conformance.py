@@ -23,7 +23,6 @@ import metriczoo
 from benchmarks.peers import LIBRARIES
 from metriczoo.testing import LOSS_CHECKS, Subject
 from metriczoo.testing._checks import Check, failures
-from metriczoo.testing.zoo import EXPECTED_FAILURES
 
 __all__ = ["main"]
 
@@ -69,14 +68,13 @@ def _chosen(subjects: list[Subject], names: str | None) -> list[Subject]:
 
 
 def _run(subjects: list[Subject], console: Console) -> dict[str, dict[str, str | None]]:
-    """Of each loss, the checks that apply to it and how they fail; checks that make no sense for it are left out."""
+    """Of each loss, the checks that apply to it and how they fail."""
     outcome = {}
     with Progress(console=console, transient=True) as progress:
         task = progress.add_task("", total=len(subjects))
         for subject in subjects:
             progress.update(task, description=subject.name)
-            senseless = EXPECTED_FAILURES.get(subject.name, {}) if subject.is_loss else {}
-            outcome[subject.name] = _apart(subject, [check for check in LOSS_CHECKS if check.name not in senseless])
+            outcome[subject.name] = _apart(subject, LOSS_CHECKS)
             progress.advance(task)
     return outcome
 

@@ -10,7 +10,7 @@ from torch import Tensor, threshold_
 
 from metriczoo._execution import tracing
 
-__all__ = ["logsumexp"]
+__all__ = ["logsumexp", "tail"]
 
 
 def logsumexp(value: Tensor, excluded: Tensor | None, mask: Tensor | None, scale: float | Tensor) -> Tensor:
@@ -29,7 +29,7 @@ def _fill(value: Tensor, excluded: Tensor | None, mask: Tensor | None, outside: 
     return value if mask is None else torch.where(mask, value, outside)
 
 
-def _tail(value: Tensor) -> float:
+def tail(value: Tensor) -> float:
     """Below this exponentials count as 0: half the way to subnormal numbers, on which arithmetic is twenty times slower.
 
     It leaves room for the factors of a gradient, and is nothing beside the largest term, exp(0).
@@ -42,7 +42,7 @@ def _by_operations(value: Tensor, excluded: Tensor | None, mask: Tensor | None, 
     filled = _fill(value * scale, excluded, mask, -math.inf)
     largest = filled.detach().amax(1, keepdim=True)
     shift = largest.clamp(min=torch.finfo(value.dtype).min)
-    total = (filled - shift).clamp(min=_tail(value)).exp().sum(1)
+    total = (filled - shift).clamp(min=tail(value)).exp().sum(1)
     return torch.where(largest.squeeze(1) == -math.inf, -math.inf, shift.squeeze(1) + total.log())
 
 
@@ -53,7 +53,7 @@ def _exponentials(value: Tensor, excluded: Tensor | None, mask: Tensor | None, s
     shift = terms.amax(1, keepdim=True).clamp_(min=torch.finfo(value.dtype).min)
     base = math.log2(math.e)  # powers of 2 take a quarter of the time of those of e
     terms.sub_(shift).mul_(scale * base)
-    return threshold_(terms, _tail(value) * base, -math.inf).exp2_(), shift.squeeze(1)
+    return threshold_(terms, tail(value) * base, -math.inf).exp2_(), shift.squeeze(1)
 
 
 class _LogSumExp(torch.autograd.Function):

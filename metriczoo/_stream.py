@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from metriczoo._execution import memory, reads_are_free
-from metriczoo._logsumexp import _tail as tail
+from metriczoo._logsumexp import tail
 from metriczoo._strata import StratifiedScores
 from metriczoo.columns import LabelColumns
 from metriczoo.reduction import Totals, divisors

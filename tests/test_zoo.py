@@ -10,7 +10,7 @@ import torch
 
 from metriczoo import similarity
 from metriczoo.testing import LOSS_CHECKS, Subject, parametrize_with_checks
-from metriczoo.testing.zoo import EXPECTED_FAILURES, ZOO
+from metriczoo.testing.zoo import ZOO
 
 MATRIX = [[2.0, 0.5, 0.0], [0.5, 1.0, -0.25], [0.0, -0.25, 1.5]]  # positive definite
 SIMILARITIES = [
@@ -26,7 +26,7 @@ BY_NAME = {check.name: check for check in LOSS_CHECKS}
 ANY_SCORES = [s for s in ZOO if s.name in ("UnifiedLoss", "LMNNLoss", "NCALoss", "Triplet-soft", "MultiSimilarityLoss")]
 
 
-@parametrize_with_checks(ZOO, expected_failed_checks=EXPECTED_FAILURES)
+@parametrize_with_checks(ZOO)
 def test_conformance(loss, check):
     check(loss)
 

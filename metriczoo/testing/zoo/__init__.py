@@ -5,12 +5,9 @@ from __future__ import annotations
 from metriczoo.testing.subject import Subject
 from metriczoo.testing.zoo import _classes, _instances, _others, _pairs, _ranking, _sets
 
-__all__ = ["EXPECTED_FAILURES", "ZOO"]
+__all__ = ["ZOO"]
 
 _PARTS = (_pairs, _sets, _ranking, _classes, _instances, _others)
 
 #: Each loss under the settings that matter.
 ZOO: list[Subject] = [subject for part in _PARTS for subject in part.SUBJECTS]
-
-#: Name of a subject -> name of a check that makes no sense for it -> the reason.
-EXPECTED_FAILURES: dict[str, dict[str, str]] = {name: dict(excuses) for part in _PARTS for name, excuses in part.EXPECTED_FAILURES.items()}

@@ -16,7 +16,7 @@ from metriczoo.testing.subject import Subject
 from metriczoo.testing.zoo._lists import cos, d2, dot, hinge, length
 from metriczoo.testing.zoo._pairs import circle_attached, triplet
 
-__all__ = ["EXPECTED_FAILURES", "SUBJECTS"]
+__all__ = ["SUBJECTS"]
 
 
 def mean(values):
@@ -143,5 +143,3 @@ SUBJECTS = [
         Tags(self_paced=True, needs_positives=True, needs_negatives=True),
     ),
 ]
-
-EXPECTED_FAILURES: dict[str, dict[str, str]] = {}

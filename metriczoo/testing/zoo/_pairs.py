@@ -10,7 +10,7 @@ from metriczoo.similarity import Cosine
 from metriczoo.testing.subject import Subject
 from metriczoo.testing.zoo._lists import cos, hinge, lse, softplus
 
-__all__ = ["EXPECTED_FAILURES", "SUBJECTS"]
+__all__ = ["SUBJECTS"]
 
 
 # Hadsell, Chopra, LeCun 2006: 1/2 d^2 on positives, 1/2 [m - d]_+^2 on negatives, d = -s; with a margin for positives, too.
@@ -90,5 +90,3 @@ SUBJECTS = [
     Subject(losses.LMNNLoss(2, mu=0.6), partial(lmnn, num_targets=2, mu=0.6)),
     Subject(losses.LMNNLoss(100, mu=1.0), partial(lmnn, num_targets=100, mu=1.0), name="LMNN-push"),
 ]
-
-EXPECTED_FAILURES: dict[str, dict[str, str]] = {}
