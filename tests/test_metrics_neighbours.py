@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor
 
-from metriczoo.metrics import knn_classify, recall_at_k
+from metriczoo.metrics import knn_classify, neighbours, recall_at_k
 from metriczoo.references import References
 
 
@@ -86,6 +86,30 @@ def test_equals_scikit_learn_without_ties(k: int) -> None:
     uniform = KNeighborsClassifier(k).fit(references, labels)
     counted = knn_classify(queries, references, labels, k=k, similarity="euclidean", weights="uniform", return_scores=True)[1]
     np.testing.assert_allclose(counted[:, ::10], uniform.predict_proba(queries), atol=1e-6)
+
+
+@pytest.mark.parametrize("similarity", ["cosine", "inner_product"])
+def test_candidates_from_tiles_vote_as_all_references_do(monkeypatch: pytest.MonkeyPatch, similarity: str) -> None:
+    x, labels, ids = gaussian(900, 5).double(), torch.arange(900) % 7, torch.arange(900) // 2
+    x[300:340] = x[0]  # more ties at the k-th place than there are candidates
+    x[500:504] = x[1]
+    labels[40:60] = -1
+    options: dict[str, Any] = {"k": 6, "similarity": similarity, "return_scores": True, "query_ids": ids, "reference_ids": ids}
+    want = knn_classify(x, x, labels, **options)
+    searched = []
+
+    class Noted(neighbours.Nearest):
+        def __init__(self, pairs: Any, m: int, budget: int) -> None:
+            searched.append(len(pairs.queries))
+            super().__init__(pairs, m, budget)
+
+    monkeypatch.setattr(neighbours, "_FEW", 50)
+    monkeypatch.setattr(neighbours, "Nearest", Noted)
+    result = knn_classify(x, x, labels, **options, memory_budget=50_000)
+    assert sum(searched) == 900
+    assert len(searched) > 2
+    torch.testing.assert_close(result[1], want[1], atol=1e-12, rtol=0)
+    assert torch.equal(result[0], want[0])
 
 
 def test_votes_do_not_overflow_at_low_temperature() -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +19,12 @@ from metrics_oracle import definition, orders, retrieval
 from torch import Tensor
 
 import metriczoo.metrics as zoo
-from metriczoo.metrics import _blocks, retrieval_metrics
+from metriczoo.metrics import _blocks, _nearest, _ranking, retrieval_metrics
+from metriczoo.metrics._blocks import Scores
+from metriczoo.metrics._nearest import Nearest
+from metriczoo.metrics._pairs import Pairs
 from metriczoo.references import References
-from metriczoo.similarity import Cosine, Mahalanobis, NegativeEuclidean, NegativeSquaredEuclidean, Poincare, SignalToNoise
+from metriczoo.similarity import Cosine, InnerProduct, Mahalanobis, NegativeEuclidean, NegativeSquaredEuclidean, Poincare, SignalToNoise
 
 PLACES = (1, 2, 3, 7, 50)
 NAMES = ["r_precision", "map@r", "map", "mrr", *(f"{name}@{k}" for name in ("recall", "precision", "ndcg") for k in PLACES)]
@@ -125,6 +130,147 @@ def test_every_similarity_equals_plain_python(similarity: Any, backend: str) -> 
     result = retrieval_metrics(**case, similarity=similarity, metrics=NAMES, backend=backend)
     for name in NAMES:
         assert result[name] == pytest.approx(mean(expected(case, name, "index", scores)), abs=1e-12), name
+
+
+# ---- nearest references from tiles
+
+
+@contextlib.contextmanager
+def tiles(few: int = 1, group: int = 4, waiting: int = 5) -> Iterator[list[int]]:
+    """Has few references searched in tiles, in small groups and merged often; gives how many were kept, search by search."""
+    kept = []
+
+    class Noted(Nearest):
+        def __init__(self, pairs: Pairs, m: int, budget: int) -> None:
+            kept.append(m)
+            super().__init__(pairs, m, budget)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_ranking, "_FEW", few)
+        patch.setattr(_ranking, "Nearest", Noted)
+        patch.setattr(_nearest, "_GROUP", group)
+        patch.setattr(_nearest, "_WAITING", waiting)
+        yield kept
+
+
+@pytest.mark.parametrize("ties", TIES)
+@given(case=cases(), budget=st.integers(300, 3000))
+def test_tiles_equal_plain_python(case: dict[str, Any], budget: int, ties: str) -> None:
+    with tiles():
+        result = retrieval_metrics(**case, similarity="inner_product", metrics=SHALLOW, ties=ties, memory_budget=budget)
+    for name in SHALLOW:
+        assert result[name] == pytest.approx(mean(expected(case, name, ties)), abs=1e-12, nan_ok=True), name
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("gallery", [False, True])
+@pytest.mark.parametrize("similarity", ["cosine", "inner_product", "euclidean", Mahalanobis(6, matrix=torch.eye(6) + 0.2)])
+def test_tiles_equal_whole_rows(similarity: Any, gallery: bool, dtype: torch.dtype) -> None:
+    """Classes from one point to a hundred, points of several classes, points that are left out."""
+    x = gaussian(600, 6).to(dtype)
+    x[100:140] = x[:40]
+    x[140:160] = 0.5
+    labels = torch.cat([torch.zeros(100), torch.arange(500) % 90]).long()
+    labels[500:] = torch.arange(1000, 1100)
+    labels[[3, 150, 400]] = -1
+    similarity = similarity.to(dtype) if isinstance(similarity, torch.nn.Module) else similarity
+    case: dict[str, Any] = {"queries": x, "query_labels": labels}
+    if gallery:
+        ids = torch.arange(600) // 3
+        case = {"queries": x[:250], "query_labels": labels[:250], "references": x, "reference_labels": labels}
+        case |= {"query_ids": ids[:250], "reference_ids": ids}
+    for ties in ("expected", "index"):
+        options: dict[str, Any] = {"similarity": similarity, "metrics": ["recall@1", "recall@7", "r_precision", "map@r"], "ties": ties}
+        want = retrieval_metrics(**case, **options)
+        with tiles(few=20) as kept:
+            assert retrieval_metrics(**case, **options, memory_budget=200_000) == pytest.approx(want, abs=1e-12)
+        assert kept, "no tile was searched"
+        assert kept[0] < 600 / 20 < 99  # the queries of the large class saw whole rows
+
+
+@pytest.mark.parametrize("order", ["rising", "falling", "random"])
+@given(n=st.integers(1, 70), q=st.integers(1, 40), m=st.integers(1, 70), budget=st.integers(1, 20_000), euclidean=st.booleans())
+def test_the_nearest_are_found_in_any_order(n: int, q: int, m: int, budget: int, euclidean: bool, order: str) -> None:
+    m = min(m, n)
+    r = torch.stack([torch.arange(n), torch.ones(n)], 1).float()  # whole numbers: every product is exact
+    r = {"rising": r, "falling": r.flip(0), "random": r[torch.randperm(n, generator=torch.Generator().manual_seed(n))]}[order]
+    similarity = NegativeSquaredEuclidean() if euclidean else InnerProduct()
+    for a in (r, r[torch.arange(q) % n]):
+        pairs = Pairs(Scores(similarity, a, r))
+        rows = torch.arange(len(a))
+        with tiles():
+            found = pairs.scores(rows, Nearest(pairs, m, budget).search(rows, m))
+        every = pairs.scores(rows, torch.arange(n).expand(len(a), n))
+        assert torch.equal(found.sort(1).values, every.topk(m, dim=1).values.flip(1))
+
+
+def test_a_set_against_itself_takes_half_of_the_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    cells = []
+    product = torch.mm
+
+    def watched(a: Tensor, b: Tensor, *, out: Tensor) -> Tensor:
+        cells.append(out.numel())
+        return product(a, b, out=out)
+
+    monkeypatch.setattr(torch, "mm", watched)
+    x = gaussian(3000, 8)
+    for queries, most in ((x, 0.56), (x.clone(), 1.0)):
+        cells.clear()
+        Nearest(Pairs(Scores(Cosine(), queries, x)), 3, 2**20)
+        assert 0.5 < sum(cells) / 3000**2 <= most
+
+
+@pytest.mark.parametrize("backend", ["torch", "faiss"])
+def test_queries_left_open_by_candidates_keep_to_the_budget(backend: str) -> None:
+    largest = 0
+
+    class Noted(InnerProduct):
+        is_product = True
+
+        def score(self, a: Tensor, r: Tensor) -> Tensor:
+            nonlocal largest
+            largest = max(largest, a.shape[0] * r.shape[0])
+            return super().score(a, r)
+
+    x = torch.ones(400, 3) + 1e-9 * gaussian(400, 3)
+    x[:, 0] += 1e-7 * torch.arange(400)  # apart, but by no more than products round
+    with tiles(few=20):
+        options: dict[str, Any] = {"metrics": ("recall@1", "map@r"), "backend": backend, "memory_budget": 50_000}
+        retrieval_metrics(x, torch.arange(400) // 4, similarity=Noted(), **options)
+    assert 0 < largest * 4 <= 50_000
+
+
+def test_candidates_may_be_off_by_what_is_allowed_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two scores that are no further apart than the slack may be found in the wrong order: nothing may change."""
+
+    class Blurred:
+        def __init__(self, pairs: Pairs, m: int, budget: int) -> None:
+            self.pairs = pairs
+
+        def search(self, rows: Tensor, m: int) -> Tensor:
+            n = len(self.pairs.references)
+            scores = self.pairs.scores(rows, torch.arange(n).expand(len(rows), n))
+            return (scores + 2.9 * torch.rand(n, generator=torch.Generator().manual_seed(m))).topk(m, dim=1).indices
+
+    x = torch.randint(-4, 5, (200, 4), generator=torch.Generator().manual_seed(0)).float()
+    labels = torch.arange(200) % 60
+    options: dict[str, Any] = {"similarity": "inner_product", "metrics": SHALLOW}
+    want = retrieval_metrics(x, labels, **options)
+    monkeypatch.setattr(_ranking, "_FEW", 1)
+    monkeypatch.setattr(_ranking, "Nearest", Blurred)
+    monkeypatch.setattr(Pairs, "slack", lambda self, dtype: torch.full((len(self.queries), 1), 2.9))
+    assert retrieval_metrics(x, labels, **options) == pytest.approx(want, abs=1e-12)
+
+
+def test_prepared_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = gaussian(50, 7).repeat(2, 1)
+    for similarity in (Cosine(), InnerProduct(), NegativeEuclidean()):
+        whole = _blocks.prepare(similarity, x)
+        with monkeypatch.context() as patch:
+            patch.setattr(_blocks, "_PART", 23 * 7)  # four parts of 23 points, and one of 8
+            parts = _blocks.prepare(similarity, x)
+        assert torch.equal(parts, whole)
+        assert torch.equal(parts[:50], parts[50:])
 
 
 # ---- against other libraries
@@ -266,6 +412,14 @@ def test_expectations_of_large_blocks_equal_a_simulation_and_closed_forms() -> N
     rng = np.random.default_rng(0)
     runs = [sum((j + 1) / p for j, p in enumerate(np.sort(rng.choice(n, r, replace=False)) + 1)) / r for _ in range(2000)]
     assert result["map"] == pytest.approx(np.mean(runs), abs=5 * np.std(runs) / 2000**0.5)
+
+
+def test_ties_by_index_where_the_tied_query_has_fewer_positives_than_others() -> None:
+    x = torch.tensor([[0.0], [5.0], [5.0], [9.0], [10.0], [11.0], [12.0]])
+    labels = [0, 0, 1, 2, 2, 2, 2]
+    for ties, first in (("index", 1.0), ("optimistic", 1.0), ("pessimistic", 0.0)):
+        result = retrieval_metrics(x, labels, similarity="euclidean", ties=ties, metrics=("map", "recall@1"), per_query=True)
+        assert float(result.per_query["recall@1"][0]) == first
 
 
 @given(case=cases())
@@ -547,7 +701,8 @@ def test_blocks_of_scores_keep_to_the_budget(ties: str) -> None:
     assert 0 < similarity.largest * 8 <= 40_000
 
 
-def test_memory_does_not_grow_with_queries_times_references() -> None:
+@pytest.mark.parametrize("metrics", ["map", "map@r"])
+def test_memory_does_not_grow_with_queries_times_references(metrics: str) -> None:
     clear, status = Path("/proc/self/clear_refs"), Path("/proc/self/status")
     if not clear.exists():
         pytest.skip("needs /proc")
@@ -556,13 +711,13 @@ def test_memory_does_not_grow_with_queries_times_references() -> None:
         return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith(field)) / 1024
 
     x, labels = gaussian(16_000, 16), torch.arange(16_000) // 8
-    retrieval_metrics(x[:2000], labels[:2000])
+    retrieval_metrics(x[:2000], labels[:2000], metrics=metrics)
     try:
         clear.write_text("5")
     except OSError:
         pytest.skip("may not reset the peak")
     start = read("VmRSS")
-    retrieval_metrics(x, labels)
+    retrieval_metrics(x, labels, metrics=metrics)
     assert read("VmHWM") - start < 100  # MiB; the matrix of scores alone has 977
 
 

@@ -13,9 +13,10 @@ from torch import Tensor
 from metriczoo._execution import full_precision
 from metriczoo.metrics._inputs import Points, Scoring
 
-__all__ = ["Matches", "Scores", "distinct", "largest_", "prepare_distinct", "same_ids", "score"]
+__all__ = ["Matches", "Scores", "distinct", "largest_", "prepare", "prepare_distinct", "same_ids", "score"]
 
 _MULTIPLIER = 6364136223846793005  # odd: multiplying by it permutes the 64-bit integers
+_PART = 2**20  # components of points that are prepared at a time
 
 
 class Matches:
@@ -65,11 +66,23 @@ def distinct(x: Tensor) -> tuple[Tensor, Tensor | None]:
     return (x, None) if unique.shape[0] == x.shape[0] else (unique, place)
 
 
+def prepare(similarity: Scoring, x: Tensor) -> Tensor:
+    """`similarity.prepare(x)`, without gradient, part by part: on the way it may hold several times the points."""
+    with torch.no_grad(), full_precision(x):
+        parts = x.split(max(1, _PART // x.shape[1]))
+        first = similarity.prepare(parts[0])
+        if first is parts[0]:
+            return x
+        prepared = first.new_empty(x.shape[0], first.shape[1])
+        for part, rows in zip(parts, prepared.split(parts[0].shape[0]), strict=True):
+            rows.copy_(first if part is parts[0] else similarity.prepare(part))
+    return prepared
+
+
 def prepare_distinct(similarity: Scoring, x: Tensor) -> tuple[Tensor, Tensor | None]:
     """Distinct prepared points of `x` `[n, d]`, and the place `[n]` of each point among them (None: its own)."""
-    with torch.no_grad(), full_precision(x):
-        points, first = distinct(x)
-        prepared, second = distinct(similarity.prepare(points))
+    points, first = distinct(x)
+    prepared, second = distinct(prepare(similarity, points))
     if first is None or second is None:
         return prepared, first if second is None else second
     return prepared, second[first]
@@ -85,11 +98,11 @@ class Scores:
     def __init__(self, similarity: Scoring, queries: Tensor, references: Tensor) -> None:
         self.similarity = similarity
         self.references, self.columns = prepare_distinct(similarity, references)
-        if queries is references:
+        self.symmetric = queries is references
+        if self.symmetric:
             self.queries = self.references if self.columns is None else self.references[self.columns]
         else:
-            with torch.no_grad(), full_precision(queries):
-                self.queries = similarity.prepare(queries)
+            self.queries = prepare(similarity, queries)
 
     def __call__(self, rows: Tensor) -> Tensor:
         """`[b, n]`: scores of queries `rows` `[b]` to the references, the caller's to overwrite."""

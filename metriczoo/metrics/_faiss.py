@@ -8,67 +8,37 @@ import torch
 from torch import Tensor
 
 from metriczoo._checks import describe
-from metriczoo._execution import full_precision
 from metriczoo.metrics._inputs import Scoring
-from metriczoo.similarity import NegativeEuclidean, NegativeSquaredEuclidean, Similarity
+from metriczoo.metrics._pairs import Pairs, has_points
 
-__all__ = ["Neighbours", "check_similarity", "euclidean_points", "kmeans"]
-
-
-def euclidean_points(similarity: Scoring, x: Tensor) -> Tensor:
-    """Points `[n, d']` between which `similarity` is the inner product, or falls with the Euclidean distance."""
-    check_similarity(similarity)
-    with torch.no_grad(), full_precision(x):
-        prepared = similarity.prepare(x)
-    return prepared[:, :-1] if _is_euclidean(similarity) else prepared  # a distance has the squared norm at the end
+__all__ = ["Index", "check_similarity", "kmeans"]
 
 
 def check_similarity(similarity: Scoring) -> None:
     """Raise unless `similarity` is an inner product or falls with the Euclidean distance of prepared points."""
-    if not (_is_euclidean(similarity) or (isinstance(similarity, Similarity) and similarity.is_product)):
+    if not has_points(similarity):
         raise ValueError(
             f"Expected `similarity` to be by inner product or Euclidean distance, as faiss needs it, but got {describe(similarity)}."
         )
 
 
-def _is_euclidean(similarity: Scoring) -> bool:
-    """Whether it scores as the Euclidean distances do: a subclass whose score is its own need not."""
-    return getattr(type(similarity), "score", None) in (NegativeSquaredEuclidean.score, NegativeEuclidean.score)
+class Index:
+    """The nearest references of queries by a flat faiss index, which works in float32 and expands distances."""
 
-
-class Neighbours:
-    """Candidates for the nearest references of queries, found by a flat faiss index and scored again pair by pair.
-
-    faiss works in float32 and expands distances, so its scores are only good to `slack`; the pairwise scores are exact, and equal points
-    score equally.
-    """
-
-    def __init__(self, similarity: Scoring, queries: Tensor, references: Tensor) -> None:
+    def __init__(self, pairs: Pairs) -> None:
         import faiss
 
-        self.references = euclidean_points(similarity, references)
-        self.queries = self.references if queries is references else euclidean_points(similarity, queries)
-        self.product = not _is_euclidean(similarity)
-        self.index = (faiss.IndexFlatIP if self.product else faiss.IndexFlatL2)(self.queries.shape[1])
-        self.index.add(_array(self.references))
-        norm, largest = self.queries.norm(dim=1, keepdim=True), self.references.norm(dim=1).max()
-        scale = norm * largest if self.product else (norm + largest).square()
-        single = torch.finfo(torch.float32)
-        if float(scale.max()) > single.max:
-            raise ValueError(
-                f"Expected scores that fit in float32, as faiss needs it, but got norms up to {max(float(norm.max()), float(largest)):.3g}."
-            )
-        # [q, 1]: rounding of a sum of d terms, and of numbers that are too small
-        self.slack = self.queries.shape[1] ** 0.5 * (4 * single.eps * scale + single.tiny * (1 + norm + largest))
+        self.queries = pairs.queries
+        norms = [float(points.norm(dim=1).max()) for points in (pairs.queries, pairs.references)]
+        scale = norms[0] * norms[1] if pairs.product else sum(norms) ** 2
+        if scale > torch.finfo(torch.float32).max:
+            raise ValueError(f"Expected scores that fit in float32, as faiss needs it, but got norms up to {max(norms):.3g}.")
+        self.index = (faiss.IndexFlatIP if pairs.product else faiss.IndexFlatL2)(pairs.references.shape[1])
+        self.index.add(_array(pairs.references))
 
     def search(self, rows: Tensor, m: int) -> Tensor:
         """The `m` nearest references of queries `rows` `[b]`, `[b, m]`."""
         return torch.from_numpy(self.index.search(_array(self.queries[rows]), m)[1]).to(rows.device)
-
-    def scores(self, rows: Tensor, columns: Tensor) -> Tensor:
-        """Scores of queries `rows` `[b]` to references `columns` `[b, m]`: inner products, or negated squared distances."""
-        a, r = self.queries[rows].unsqueeze(1), self.references[columns]
-        return (a * r).sum(2) if self.product else -(a - r).square().sum(2)
 
 
 def kmeans(points: Tensor, num_clusters: int, *, niter: int, nredo: int, seed: int) -> tuple[Tensor, dict[str, Any]]:

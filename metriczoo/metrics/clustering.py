@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from metriczoo._checks import as_labels, check_count, describe
+from metriczoo.metrics._blocks import prepare
 from metriczoo.metrics._contingency import Contingency
-from metriczoo.metrics._faiss import euclidean_points, kmeans
+from metriczoo.metrics._faiss import check_similarity, kmeans
 from metriczoo.metrics._inputs import Embeddings, Integers, Scoring, as_points, as_similarity
+from metriczoo.metrics._pairs import euclidean_points
 from metriczoo.metrics._result import MetricResult
 
 __all__ = ["ami", "ari", "clustering_metrics", "nmi", "pairwise_f1"]
@@ -61,6 +63,7 @@ def clustering_metrics(
         Nguyen Xuan Vinh, Julien Epps, James Bailey. Information Theoretic Measures for Clusterings Comparison. JMLR 11, 2010.
     """
     scoring = as_similarity(similarity)
+    check_similarity(scoring)
     every = as_points(embeddings, labels, None)
     points = every.labelled()
     if not len(points):
@@ -71,7 +74,7 @@ def clustering_metrics(
     settings = {
         name: check_count(name, value, low=low) for name, value, low in (("seed", seed, 0), ("niter", niter, 1), ("nredo", nredo, 1))
     }
-    vectors = euclidean_points(scoring, points.embeddings)
+    vectors = euclidean_points(scoring, prepare(scoring, points.embeddings))
     assignments, record = kmeans(vectors, clusters, **settings)
     table = Contingency.of(points.labels, assignments)
     scores = {"nmi": _nmi(table), "ami": _ami(table), "ari": _ari(table), "pairwise_f1": _pairwise_f1(table)}

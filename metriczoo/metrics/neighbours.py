@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Literal, overload
 
 import torch
@@ -11,10 +12,15 @@ from torch import Tensor
 from metriczoo._checks import check_choice, check_count, check_flag, check_number, describe
 from metriczoo.metrics._blocks import Scores, largest_, same_ids
 from metriczoo.metrics._inputs import Embeddings, Gallery, Integers, Scoring, as_queries, as_similarity, budget_of
+from metriczoo.metrics._nearest import Nearest
+from metriczoo.metrics._pairs import Pairs
+from metriczoo.similarity import Similarity
 
 __all__ = ["knn_classify"]
 
 _CELL_BYTES = 12  # what voting holds per score, at least
+_CANDIDATE_BYTES = 16  # what a candidate for a vote takes
+_FEW = 1000  # candidates are few where there are so many times more references: to search for them in tiles is then quicker
 
 
 @overload
@@ -118,20 +124,60 @@ def knn_classify(
     width = int(classes[-1]) + 1 if num_classes is None else check_count("num_classes", num_classes, low=int(classes[-1]) + 1)
     scores = Scores(as_similarity(similarity), query.embeddings, reference.embeddings)
     same = same_ids(query, reference)
-    height = max(1, budget_of(memory_budget, label.device) // (len(reference) * _CELL_BYTES))
+    budget = budget_of(memory_budget, label.device)
     predictions = torch.empty(len(query), dtype=torch.int64, device=label.device)
     shares = query.embeddings.new_zeros(len(query), width) if check_flag("return_scores", return_scores) else None
-    for rows in torch.arange(len(query), device=label.device).split(height):
-        dense = scores(rows)
-        dense[same.cells(rows)] = -math.inf
-        row, column, weight = _votes(dense, min(k, len(reference)), temperature if weights == "exponential" else math.inf)
+    k, temperature = min(k, len(reference)), temperature if weights == "exponential" else math.inf
+
+    def vote(rows: Tensor, scored: Tensor, columns: Tensor | None = None) -> None:
+        """Count the votes on queries `rows` `[b]` of references with scores `[b, m]`: all, or those in `columns` `[b, m]`."""
+        row, place, weight = _votes(scored, k, temperature)
+        column = place if columns is None else columns[row, place]
         votes = torch.zeros(len(rows), len(classes), dtype=torch.float64, device=label.device)
         votes.index_put_((row, label[column]), weight, accumulate=True)
         total = votes.sum(1)
         predictions[rows] = classes[votes.argmax(1)].where(total > 0, -1)
         if shares is not None:
             shares[rows.unsqueeze(1), classes] = (votes / total.where(total > 0, 1.0).unsqueeze(1)).to(shares.dtype)
+
+    left = torch.arange(len(query), device=label.device)
+    m = k + 1 + int(same.count.max())
+    if isinstance(scores.similarity, Similarity) and scores.similarity.is_product and _FEW * m <= len(reference):
+        left = _vote_by_candidates(Pairs(scores), query.ids, reference.ids, k, m, budget, len(classes), vote)
+    for rows in left.split(max(1, budget // (len(reference) * _CELL_BYTES))):
+        dense = scores(rows)
+        dense[same.cells(rows)] = -math.inf
+        vote(rows, dense)
     return predictions if shares is None else (predictions, shares)
+
+
+def _vote_by_candidates(
+    pairs: Pairs,
+    ids: Tensor,
+    reference_ids: Tensor,
+    k: int,
+    m: int,
+    budget: int,
+    classes: int,
+    vote: Callable[[Tensor, Tensor, Tensor], None],
+) -> Tensor:
+    """Has the votes counted of queries whose k nearest are certainly among `m` candidates, and gives the other queries `[q']`."""
+    slack = pairs.slack(pairs.references.dtype)
+    left = []
+    for rows in torch.arange(len(ids), device=ids.device).split(max(1, budget // (m * _CANDIDATE_BYTES))):
+        nearest = Nearest(pairs.of(rows), m, budget)
+        height = max(1, budget // (2 * m * pairs.references[0].nbytes + classes * _CELL_BYTES))
+        for some in torch.arange(len(rows), device=rows.device).split(height):
+            columns, query = nearest.search(some, m), rows[some]
+            scored = pairs.scores(query, columns)
+            edge = scored.amin(1) + slack[query, 0]
+            own = ids[query].unsqueeze(1)
+            scored = scored.masked_fill((reference_ids[columns] == own) & (own >= 0), -math.inf)
+            closed = scored.kthvalue(m - k + 1, dim=1).values > edge
+            left.append(query[~closed])
+            if bool(closed.any()):
+                vote(query[closed], scored[closed], columns[closed])
+    return torch.cat(left)
 
 
 def _votes(dense: Tensor, k: int, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
