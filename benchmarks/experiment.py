@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -11,13 +12,14 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 from torch.utils.data import Subset
 
+from benchmarks._data_readable import Readable, broken_rows
 from benchmarks.backbones import Encoder, build_backbone
 from benchmarks.evaluation import embed, evaluate
 from benchmarks.images import Square
 from benchmarks.options import defaults_of
 from benchmarks.results import versions
 from benchmarks.training import Recipe
-from metriczoo.data import PKSampler, load
+from metriczoo.data import DATASETS, LabelledImages, PKSampler, load
 
 __all__ = ["Experiment"]
 
@@ -34,6 +36,7 @@ class Experiment:
     Attributes:
         train: the training data; `test` are the test data, of other classes.
         missing: number of listed images without a file, in either.
+        broken: what is wrong with each image that was left out since it cannot be decoded.
         train_images: the training data as tensors; `test_images` are the test data as tensors.
         recipe: how to train.
         of_encoder: hyper-parameters of the encoder.
@@ -46,11 +49,17 @@ class Experiment:
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options, self.device = options, torch.device(options.device)
-        subsets = {"missing": "skip"} if options.dataset in ("cub", "cars") else {}  # a full index beside a part of the images will do
-        self.train, self.test = (
-            load(options.dataset, options.root, split, train_classes=options.train_classes, **subsets) for split in ("train", "test")
+        self.broken: list[str] = []
+        arguments = inspect.signature(DATASETS[options.dataset]).parameters
+        subsets = {"missing": "skip"} if "missing" in arguments else {}  # a full index beside a part of the images will do
+        train, test = (
+            load(options.dataset, options.root, split, train_classes=options.train_classes, **subsets, **options.data_options)
+            for split in ("train", "test")
         )
-        self.missing = getattr(self.train, "skipped", 0)
+        if not (isinstance(train, LabelledImages) and isinstance(test, LabelledImages)):
+            raise ValueError(f"--dataset {options.dataset}: an encoder is trained on images, not on feature vectors.")
+        self.missing = getattr(train, "skipped", 0)
+        self.train, self.test = self._readable(train), self._readable(test)
         defaults = defaults_of(options.dataset)
         side = options.image_size + 2 * round(options.image_size * defaults.margin / 2)
         self.train_images, self.test_images = Square(self.train, side), Square(self.test, side)
@@ -71,6 +80,14 @@ class Experiment:
         )
         self.of_encoder = {"backbone": options.backbone, "embedding_dim": options.embedding_dim}
         self._head: dict[str, Any] | None = None
+
+    def _readable(self, images: LabelledImages) -> LabelledImages:
+        """`images`, without those that cannot be decoded if these are to be skipped."""
+        if self.options.on_bad_image == "fail":
+            return images
+        broken = dict(broken_rows(images, self.options.workers))
+        self.broken += broken.values()
+        return Readable(images, [row for row in range(len(images)) if row not in broken]) if broken else images
 
     def encoder(self, seed: int) -> Encoder:
         """The encoder that runs of this seed start from. The head of a pretrained one projects on principal components of its features."""
@@ -119,7 +136,7 @@ class Experiment:
             seconds: of training.
         """
         images = {"train_images": len(self.train), "test_images": len(self.test)}
-        images["missing_images"] = self.missing
+        images |= {"missing_images": self.missing, "broken_images": len(self.broken)}
         classes = {"train_classes": self.train.num_classes, "test_classes": self.test.num_classes}
         return {
             "dataset": self.options.dataset,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import inspect
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -14,7 +15,7 @@ from benchmarks.images import LETTERS, PHOTOGRAPHS, Augmentation
 from benchmarks.losses import DEFAULT_LOSSES, LOSSES, MINERS
 from metriczoo.data import DATASETS
 
-__all__ = ["Defaults", "defaults_of", "parse", "settings_of"]
+__all__ = ["Defaults", "data_options", "defaults_of", "parse", "settings_of"]
 
 _DESCRIPTION = "Train an encoder with each of several losses, and compare how well they retrieve images of classes they never saw."
 _EPILOG = """
@@ -36,6 +37,8 @@ class Defaults:
     augmentation: Augmentation
 
 
+# Arguments of data sets that options of their own set, or nothing.
+_OWN_ARGUMENTS = ("root", "split", "transform", "missing", "train_classes", "train_ids")
 _LETTERS = Defaults("convnet", epochs=5, side=28, margin=0.0, augmentation=LETTERS)
 _PHOTOGRAPHS = Defaults("efficientnet_lite0", epochs=10, side=224, margin=1 / 7, augmentation=PHOTOGRAPHS)
 
@@ -51,6 +54,14 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add("--dataset", default="glyphs", type=_one_of(DATASETS), metavar="NAME", help=f"{_or(DATASETS)} (default: glyphs)")
     add("--root", metavar="DIR", help="where the files of the data set are")
+    add(
+        "--data-option",
+        dest="data_options",
+        default=[],
+        action="append",
+        metavar="NAME=VALUE",
+        help="a further argument of the data set, such as crop=true of cars, evaluation=true of omniglot, label_column=breed of csv",
+    )
     add(
         "--loss",
         dest="losses",
@@ -81,6 +92,14 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add(
         "--workers", default=0, type=_count(low=0), metavar="N", help="processes that read images (default: %(default)s, the main one does)"
     )
+    add(
+        "--on-bad-image",
+        default="fail",
+        type=_one_of(("fail", "skip")),
+        metavar="WHAT",
+        help="fail at an image that cannot be decoded, or look for such images first and skip them, which reads all twice "
+        "(default: %(default)s)",
+    )
     add("--resume", action="store_true", help="go on with an interrupted benchmark, see below")
     options, unknown = parser.parse_known_args(arguments)
     if unknown:
@@ -90,6 +109,10 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     if complaint:
         parser.error(complaint)
     defaults = defaults_of(options.dataset)
+    try:
+        options.data_options = data_options(options.dataset, options.data_options)
+    except ValueError as error:
+        parser.error(str(error))
     options.backbone = options.backbone or defaults.backbone
     options.epochs = options.epochs or defaults.epochs
     options.image_size = options.image_size or defaults.side
@@ -116,6 +139,34 @@ def _complaint(options: argparse.Namespace) -> str | None:
     if options.device == "cuda" and not torch.cuda.is_available():
         return "--device cuda: this PyTorch sees no CUDA device."
     return None
+
+
+def data_options(dataset: str, texts: Iterable[str]) -> dict[str, bool | int | str]:
+    """`NAME=VALUE` as further arguments of the class of a data set, each of the type that the argument has.
+
+    Raises:
+        ValueError: what is no such argument, or a value of another type.
+    """
+    parameters = inspect.signature(DATASETS[dataset]).parameters
+    known = [name for name in parameters if name not in _OWN_ARGUMENTS]
+    options: dict[str, bool | int | str] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if name not in known or not equals:
+            expected = f"NAME=VALUE with {_or(known)}" if known else f"none for {dataset}"
+            raise ValueError(f"--data-option: expected {expected}, but got {text!r}.{_hint(name, known)}")
+        default = parameters[name].default
+        if isinstance(default, bool):
+            if value.lower() not in ("true", "false"):
+                raise ValueError(f"--data-option: expected {name}=true or {name}=false, but got {text!r}.")
+            options[name] = value.lower() == "true"
+        elif isinstance(default, int):
+            if not (value.isascii() and value.isdigit()):
+                raise ValueError(f"--data-option: expected a whole number for {name}, but got {text!r}.")
+            options[name] = int(value)
+        else:
+            options[name] = value
+    return options
 
 
 def _count(*, low: int = 1) -> Callable[[str], int]:

@@ -27,12 +27,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         _benchmark(options, Console())
     except (ImportError, OSError, ValueError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {_one_line(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("Interrupted; the same command with --resume goes on.", file=sys.stderr)
         return 130
     return 0
+
+
+def _one_line(error: Exception) -> str:
+    """The message, and of an error in a process that reads images only its last line, below the trace of that process."""
+    text = str(error)
+    if "DataLoader worker" in text:
+        text = text.rstrip().splitlines()[-1].partition(": ")[2]
+    return " ".join(text.split())
 
 
 def _benchmark(options: argparse.Namespace, console: Console) -> None:
@@ -45,6 +53,10 @@ def _benchmark(options: argparse.Namespace, console: Console) -> None:
     console.print(f"{experiment.train!r}\n{experiment.test!r}\nResults go to {folder.path}", highlight=False, soft_wrap=True)
     if experiment.missing:
         console.print(f"{experiment.missing} images that the index lists are not there, and are left out.")
+    for complaint in experiment.broken:
+        console.print(f"Left out: {complaint}", markup=False, soft_wrap=True)
+    if experiment.broken:
+        console.print(f"{len(experiment.broken)} images cannot be decoded, and are left out.")
     unmoved = [loss for loss in options.losses if LOSSES[loss].references != "batch"]
     if options.memory_bank and unmoved:
         console.print(f"--memory-bank changes nothing for {', '.join(unmoved)}: it is for losses over pairs.")

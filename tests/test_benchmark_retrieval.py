@@ -87,7 +87,8 @@ def test_a_record_per_loss_and_seed_beside_the_baselines(whole):
 def test_records_hold_what_is_promised(whole):
     for record in results(whole)["records"]:
         assert record["dataset"] == "folder"
-        assert record["split_sizes"] == {"train_images": 30, "train_classes": 5, "test_images": 30, "test_classes": 5, "missing_images": 0}
+        sizes = {"train_images": 30, "train_classes": 5, "test_images": 30, "test_classes": 5}
+        assert record["split_sizes"] == {**sizes, "missing_images": 0, "broken_images": 0}
         assert record["versions"]["torch"] == torch.__version__
         assert (record["num_queries"], record["num_skipped"]) == (30, 0)
         assert all(0 <= record[name] <= 1 for name in METRICS[:-1])

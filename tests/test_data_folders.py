@@ -126,7 +126,7 @@ def test_omniglot_order_does_not_depend_on_the_order_of_the_names(tmp_path):
         ({"bits": np.zeros((12, 1379))}, "dtype uint8"),
         ({"label": np.zeros(11, int)}, r"shape \[11, 1379\]"),
         ({"label": np.full(12, 6)}, "labels from 0 to 5, but got 6"),
-        ({"bits": np.zeros((0, 1379), np.uint8), "label": np.zeros(0, int)}, "at least one image"),
+        ({"bits": np.zeros((0, 1379), np.uint8), "label": np.zeros(0, int)}, "Omniglot: Expected images, but found none"),
     ],
 )
 def test_malformed_omniglot_arrays(tmp_path, changes, message):
@@ -148,7 +148,8 @@ def test_broken_or_missing_omniglot(tmp_path):
 def test_load_by_name(tmp_path):
     assert repr(load("glyphs", split="test")) == repr(Glyphs("test"))
     assert load("folder", write_classes(tmp_path, {"a": 1, "b": 1}), "test", transform=to_tensor)[0][0].shape == (3, 5, 6)
-    assert set(DATASETS) == {"cars", "cub", "folder", "glyphs", "omniglot"}
+    by_folder = {"aircraft", "cars", "cub", "dogs", "flowers", "folder", "inshop", "nabirds", "omniglot", "sop"}
+    assert set(DATASETS) == by_folder | {"csv", "features", "glyphs"}
     with pytest.raises(ValueError, match="Did you mean 'glyphs'"):
         load("glyph")
     with pytest.raises(ValueError, match="`root` to be the folder of the 'cub' data"):

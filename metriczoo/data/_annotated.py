@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -30,10 +30,12 @@ class Index:
 
     class_ids: NDArray[np.int64]  # [m]
     names: Mapping[int, str]  # class id -> name
+    train_ids: Collection[int]  # of the classes that train
     paths: list[Path]  # [m], or empty where the names of the images are not known
     boxes: NDArray[np.float64] | None = (
         None  # [m, 4] as left, upper, right, lower; upper left corner of the image (0, 0), right and lower outside
     )
+    parts: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict)  # further splits, of test classes: name -> which rows [m]
 
 
 class AnnotatedImages(LabelledImages):
@@ -44,8 +46,9 @@ class AnnotatedImages(LabelledImages):
         skipped: number of listed images that `missing="skip"` left out.
     """
 
-    _train_ids: ClassVar[range]
     _source: ClassVar[str]
+    _footer: ClassVar[int] = 0  # rows of pixels below the photograph, to be cut off
+    _upright: ClassVar[bool] = False  # turned as EXIF says; not where boxes count in the pixels as they are stored
 
     def __init__(
         self,
@@ -65,9 +68,17 @@ class AnnotatedImages(LabelledImages):
             if not kept.size:
                 raise self._absent(index.paths, index.paths)
         self.skipped = len(index.class_ids) - len(kept)
+        parts = {name: mask[kept] for name, mask in index.parts.items()}
         super().__init__(
-            index.class_ids[kept], index.names, split=split, train_ids=self._train_ids, train_classes=train_classes, transform=transform
+            index.class_ids[kept],
+            index.names,
+            split=split,
+            train_ids=index.train_ids,
+            train_classes=train_classes,
+            transform=transform,
+            parts=parts,
         )
+        self._parts = {name: mask[self._rows] for name, mask in parts.items()}
         rows = kept[self._rows]
         self.paths = [index.paths[row] for row in rows] if index.paths else []
         self.boxes = None if index.boxes is None else index.boxes[rows]
@@ -81,8 +92,14 @@ class AnnotatedImages(LabelledImages):
     def _image(self, index: int) -> Image:
         if not self.paths:
             raise FileNotFoundError(f"{self!r} has labels only: the list of its images was not found. {self._source}")
-        image = read_image(self.paths[index])
+        image = read_image(self.paths[index], upright=self._upright)
+        if self._footer:
+            image = image.crop((0, 0, image.width, image.height - self._footer))
         return image if self.boxes is None else image.crop(tuple(self.boxes[index].tolist()))
+
+    def _no_boxes(self) -> ValueError:
+        """The error for `crop` where the data set has no boxes."""
+        return ValueError(f"Expected no `crop` for {type(self).__name__}, which has no bounding boxes.")
 
     def _absent(self, absent: list[Path], listed: list[Path]) -> FileNotFoundError:
         some = ", ".join(map(str, absent[:3])) + (", ..." if len(absent) > 3 else "")

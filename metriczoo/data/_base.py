@@ -1,10 +1,10 @@
-"""The base of the data sets: images with class labels, split into disjoint classes."""
+"""The base of the data sets: rows with class labels, split into disjoint classes."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -19,23 +19,25 @@ if TYPE_CHECKING:
 
     from PIL.Image import Image
 
-__all__ = ["LabelledImages", "to_tensor"]
+__all__ = ["LabelledData", "LabelledImages", "check_split", "to_tensor"]
 
 _SPLITS = ("train", "test", "all")
 
 
-class LabelledImages(Dataset[tuple[Any, int]], ABC):
-    """Images with class labels, of classes that the other split does not have.
+class LabelledData(Dataset[tuple[Any, int]], ABC):
+    """Rows with class labels, of classes that the other split does not have.
 
-    `dataset[i]` is `(image, label)`: a `PIL.Image.Image` of mode `RGB` (`L` for letters), or what `transform` makes of it, and an int.
+    `dataset[i]` is `(item, label)`: an image or a vector of features, or what `transform` makes of it, and an int.
 
     Attributes:
         labels: int64 array `[n]`, contiguous: 0 to `num_classes - 1`, in the order of the class ids.
         class_ids: int64 array `[num_classes]`, the data set's own id of each label.
         class_names: the name of each label.
-        paths: the file of each image; empty where images have no files.
-        transform: what each image is passed through.
+        split: the name of the split.
+        transform: what each item is passed through.
     """
+
+    _noun: ClassVar[str] = "rows"
 
     def __init__(
         self,
@@ -45,28 +47,31 @@ class LabelledImages(Dataset[tuple[Any, int]], ABC):
         split: str,
         train_ids: Collection[int],
         train_classes: int | None,
-        transform: Callable[[Image], Any] | None,
+        transform: Callable[[Any], Any] | None,
+        parts: Mapping[str, NDArray[np.bool_]] | None = None,
     ) -> None:
         """Keep the rows of `split`.
 
         Args:
-            class_ids: class id of every image that was found `[m]`.
+            class_ids: class id of every row that was found `[m]`.
             names: class id -> name.
-            split: `"train"`, `"test"` or `"all"`.
+            split: `"train"`, `"test"`, `"all"` or one of `parts`.
             train_ids: the class ids of the official training half.
             train_classes: instead, the number of lowest class ids present that make the training half.
-            transform: applied to each image.
+            transform: applied to each item.
+            parts: further splits, of rows of test classes: name -> which rows `[m]`.
 
         Raises:
-            ValueError: unknown split, no image, a split without images, `train_classes` that leaves no class for the test.
+            ValueError: unknown split, no row, a split without rows, `train_classes` that leaves no class for the test.
         """
         super().__init__()
-        self._rows = _rows_of_split(class_ids, check_split(split), train_ids, train_classes, type(self).__name__)
+        parts = parts or {}
+        check_split(split, parts)
+        self._rows = _rows_of_split(class_ids, split, train_ids, train_classes, parts, f"{type(self).__name__}: Expected {self._noun}")
         self.split = split
         self.class_ids, labels = np.unique(class_ids[self._rows], return_inverse=True)
         self.labels: NDArray[np.int64] = labels.astype(np.int64)
         self.class_names = [names[int(class_id)] for class_id in self.class_ids]
-        self.paths: list[Path] = []
         self.transform = transform
 
     @property
@@ -81,11 +86,47 @@ class LabelledImages(Dataset[tuple[Any, int]], ABC):
         if not -len(self) <= index < len(self):
             raise IndexError(f"Expected an index below {len(self)}, but got {index}.")
         index = int(index) % len(self)
-        image = self._image(index)
-        return (image if self.transform is None else self.transform(image)), int(self.labels[index])
+        item = self._item(index)
+        return (item if self.transform is None else self.transform(item)), int(self.labels[index])
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}(split={self.split!r}, images={len(self)}, classes={self.num_classes})"
+        return f"{type(self).__name__}(split={self.split!r}, {self._noun}={len(self)}, classes={self.num_classes})"
+
+    @abstractmethod
+    def _item(self, index: int) -> Any:
+        """The item of row `index` of this split."""
+
+
+class LabelledImages(LabelledData):
+    """`LabelledData` of images.
+
+    `dataset[i]` is `(image, label)`: a `PIL.Image.Image` of mode `RGB` (`L` for letters), or what `transform` makes of it, and an int.
+    Images of other modes are converted: palettes, grey values and CMYK become `RGB`, transparency is dropped, of 16 bits per channel
+    the upper 8 remain. A file that cannot be decoded to its end is an `OSError` that names it.
+
+    Attributes:
+        paths: the file of each image; empty where images have no files.
+    """
+
+    _noun = "images"
+
+    def __init__(
+        self,
+        class_ids: NDArray[np.int64],
+        names: Mapping[int, str],
+        *,
+        split: str,
+        train_ids: Collection[int],
+        train_classes: int | None,
+        transform: Callable[[Image], Any] | None,
+        parts: Mapping[str, NDArray[np.bool_]] | None = None,
+    ) -> None:
+        """As `LabelledData`."""
+        super().__init__(class_ids, names, split=split, train_ids=train_ids, train_classes=train_classes, transform=transform, parts=parts)
+        self.paths: list[Path] = []
+
+    def _item(self, index: int) -> Image:
+        return self._image(index)
 
     @abstractmethod
     def _image(self, index: int) -> Image:
@@ -110,27 +151,33 @@ def to_tensor(image: Image) -> Tensor:
     return (pixels.unsqueeze(0) if pixels.dim() == 2 else pixels.permute(2, 0, 1)).float() / 255
 
 
-def check_split(split: str) -> str:
-    """Return `split` if there is one of that name."""
-    return check_choice("split", split, _SPLITS)
+def check_split(split: str, parts: Collection[str] = ()) -> str:
+    """Return `split` if there is one of that name, `parts` among them."""
+    return check_choice("split", split, (*_SPLITS, *parts))
 
 
 def _rows_of_split(
-    class_ids: NDArray[np.int64], split: str, train_ids: Collection[int], train_classes: int | None, name: str
+    class_ids: NDArray[np.int64],
+    split: str,
+    train_ids: Collection[int],
+    train_classes: int | None,
+    parts: Mapping[str, NDArray[np.bool_]],
+    expected: str,
 ) -> NDArray[np.int64]:
     present = np.unique(class_ids)
     if not present.size:
-        raise ValueError(f"{name}: Expected at least one image, but found none.")
+        raise ValueError(f"{expected}, but found none.")
     if train_classes is None:
         of_train = np.isin(class_ids, list(train_ids))
     else:
         if check_count("train_classes", train_classes) >= len(present):
             raise ValueError(f"Expected `train_classes` to leave a class for the test, but got {train_classes} of {len(present)} classes.")
         of_train = class_ids < present[train_classes]
-    rows = np.flatnonzero({"train": of_train, "test": ~of_train, "all": np.ones_like(of_train)}[split])
+    of_split = parts[split] & ~of_train if split in parts else {"train": of_train, "test": ~of_train, "all": np.ones_like(of_train)}[split]
+    rows = np.flatnonzero(of_split)
     if not rows.size:
         raise ValueError(
-            f"{name}: Expected images of split {split!r}, but none of the {len(present)} classes found (ids {present[0]} to {present[-1]}) "
+            f"{expected} of split {split!r}, but none of the {len(present)} classes found (ids {present[0]} to {present[-1]}) "
             "belongs to it. For a subset of the classes pass `train_classes`: that many of the lowest ids train, the rest test."
         )
     return rows

@@ -7,35 +7,52 @@ from collections.abc import Callable
 from typing import Any
 
 from metriczoo._checks import check_choice
-from metriczoo.data._base import LabelledImages
+from metriczoo.data._base import LabelledData
+from metriczoo.data.aircraft import FGVCAircraft
 from metriczoo.data.cars import Cars196
+from metriczoo.data.csv_images import CSVImages
 from metriczoo.data.cub import CUB200
+from metriczoo.data.dogs import StanfordDogs
+from metriczoo.data.features import Features
+from metriczoo.data.flowers import Flowers102
 from metriczoo.data.folder import ImageFolder
 from metriczoo.data.glyphs import Glyphs
+from metriczoo.data.inshop import InShop
+from metriczoo.data.nabirds import NABirds
 from metriczoo.data.omniglot import Omniglot
+from metriczoo.data.products import StanfordOnlineProducts
 
 __all__ = ["DATASETS", "load"]
 
-DATASETS: dict[str, Callable[..., LabelledImages]] = {
+DATASETS: dict[str, Callable[..., LabelledData]] = {
+    "aircraft": FGVCAircraft,
     "cars": Cars196,
+    "csv": CSVImages,
     "cub": CUB200,
+    "dogs": StanfordDogs,
+    "features": Features,
+    "flowers": Flowers102,
     "folder": ImageFolder,
     "glyphs": Glyphs,
+    "inshop": InShop,
+    "nabirds": NABirds,
     "omniglot": Omniglot,
+    "sop": StanfordOnlineProducts,
 }
 
 
-def load(name: str, root: str | os.PathLike[str] | None = None, split: str = "train", **options: Any) -> LabelledImages:
+def load(name: str, root: str | os.PathLike[str] | None = None, split: str = "train", **options: Any) -> LabelledData:
     """The data set called `name`, for scripts that take the name as an argument.
 
     Args:
-        name: `"cars"`, `"cub"`, `"folder"`, `"glyphs"` or `"omniglot"`.
+        name: `"aircraft"`, `"cars"`, `"csv"`, `"cub"`, `"dogs"`, `"features"`, `"flowers"`, `"folder"`, `"glyphs"`, `"inshop"`,
+            `"nabirds"`, `"omniglot"` or `"sop"`.
         root: where its files are; none for `"glyphs"`, which is drawn.
-        split: `"train"`, `"test"` or `"all"`.
+        split: `"train"`, `"test"` or `"all"`; for `"inshop"` also `"query"` or `"gallery"`.
         **options: what else the class takes, such as `transform` and `train_classes`.
 
     Returns:
-        The data set.
+        The data set; all but `"features"` are `LabelledImages`.
 
     Raises:
         ValueError: unknown name; a root where none is needed, or none where one is.

@@ -10,21 +10,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from metriczoo.data._base import LabelledImages
-from metriczoo.data._files import as_folder, read_image
+from metriczoo.data._files import as_folder, is_image, read_image
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 __all__ = ["ImageFolder"]
 
-_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
-
 
 class ImageFolder(LabelledImages):
     """Images in one folder per class: `root/<class name>/<image>`.
 
     Class ids count the class folders in the order of their names, from 0. Hidden files, files that are not images by their suffix and
-    folders without images are passed over.
+    folders without images are passed over. Photographs are turned upright as their EXIF orientation says.
 
     Args:
         root: the folder that holds the class folders.
@@ -72,12 +70,10 @@ class ImageFolder(LabelledImages):
         self.paths = [paths[row] for row in self._rows]
 
     def _image(self, index: int) -> Image:
-        return read_image(self.paths[index])
+        return read_image(self.paths[index], upright=True)
 
 
 def _images_in(folder: Path) -> list[Path]:
     if folder.name.startswith(".") or not folder.is_dir():
         return []
-    return sorted(
-        path for path in folder.iterdir() if path.suffix.lower() in _SUFFIXES and path.is_file() and not path.name.startswith(".")
-    )
+    return sorted(path for path in folder.iterdir() if is_image(path))
