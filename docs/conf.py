@@ -23,6 +23,7 @@ extensions = [
     "sphinx.ext.mathjax",
     "sphinx.ext.napoleon",
     "api_pages",
+    "benchmark_results",
     "kit_checks",
 ]
 exclude_patterns = ["_build", "_ext"]

@@ -62,4 +62,6 @@ def memory(budget: int | None, device: torch.device) -> int:
 def full_precision(tensor: Tensor) -> contextlib.AbstractContextManager[object]:
     """Context in which autocast of the device of `tensor` is off."""
     device = tensor.device.type
-    return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else contextlib.nullcontext()
+    if not torch.amp.is_autocast_available(device) or not (torch.compiler.is_compiling() or torch.is_autocast_enabled(device)):
+        return contextlib.nullcontext()
+    return torch.autocast(device, enabled=False)

@@ -10,7 +10,7 @@ from torch import Tensor, threshold_
 
 from metriczoo._execution import tracing
 
-__all__ = ["logsumexp", "tail"]
+__all__ = ["exponentials_", "logsumexp", "tail"]
 
 
 def logsumexp(value: Tensor, excluded: Tensor | None, mask: Tensor | None, scale: float | Tensor) -> Tensor:
@@ -49,11 +49,15 @@ def _by_operations(value: Tensor, excluded: Tensor | None, mask: Tensor | None, 
 def _exponentials(value: Tensor, excluded: Tensor | None, mask: Tensor | None, scale: float | Tensor) -> tuple[Tensor, Tensor]:
     """`exp(scale * (value - shift))` `[b, n]`, 0 outside of the set, and the shift `[b]`, the largest value."""
     terms = _fill(value, excluded, mask, -math.inf)
-    terms = value.clone() if terms is value else terms
-    shift = terms.amax(1, keepdim=True).clamp_(min=torch.finfo(value.dtype).min)
+    return exponentials_(value.clone() if terms is value else terms, scale)
+
+
+def exponentials_(terms: Tensor, scale: float | Tensor) -> tuple[Tensor, Tensor]:
+    """`exp(scale * (terms - shift))` in place of `terms` `[b, n]`, which are -inf outside of the set, and the shift `[b]`, the largest."""
+    shift = terms.amax(1, keepdim=True).clamp_(min=torch.finfo(terms.dtype).min)
     base = math.log2(math.e)  # powers of 2 take a quarter of the time of those of e
-    terms.sub_(shift).mul_(scale * base)
-    return threshold_(terms, tail(value) * base, -math.inf).exp2_(), shift.squeeze(1)
+    terms.sub_(shift).mul_(scale * base)  # in this order: the product of the shift may overflow, and would cost digits
+    return threshold_(terms, tail(terms) * base, -math.inf).exp2_(), shift.squeeze(1)
 
 
 class _LogSumExp(torch.autograd.Function):

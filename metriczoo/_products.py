@@ -14,7 +14,7 @@ from metriczoo.similarity import Similarity
 __all__ = ["Distances", "Products", "products_of"]
 
 _WIDE = 2**18  # elements of an array of differences that may be held at once
-_FEW = 128  # positives are few where there are so many times more references: to take them one by one is then faster than products
+_FEW = 32  # positives are few where there are so many times more references: to take them one by one is then faster than products
 _MANY = 8  # near pairs are many from one in so many on
 
 
@@ -43,6 +43,9 @@ class Products:
         if g_n is None and g_p is not None and _few(s_p, len(self.references)):
             return self._push_positives(g_p, s_p, rows, into)
         gradient = _joined(g_n, g_p, s_n, s_p)
+        if into.symmetric(gradient) and into.anchors is not None:
+            into.anchors.addmm_(gradient + gradient.mT, self.references)
+            return None
         if into.anchors is not None:
             into.anchors[rows].addmm_(gradient, self.references)
         if into.references is not None:
@@ -53,7 +56,8 @@ class Products:
         """A term of positives only takes no product."""
         for g, columns in _parts(g_p, s_p, self.references):
             if into.anchors is not None:
-                into.anchors[rows] += (g.unsqueeze(1) @ self.references[columns]).squeeze(1)
+                near = self.references.index_select(0, columns.flatten()).unflatten(0, columns.shape)
+                into.anchors[rows] += near.mul_(g.unsqueeze(2)).sum(1)
             if into.references is not None:
                 into.references.index_add_(0, columns.flatten(), (g.unsqueeze(2) * self.anchors[rows].unsqueeze(1)).flatten(0, 1))
 
@@ -70,6 +74,28 @@ class Gradients:
         self.of_references = None if references is None else references.new_zeros(len(references))
         if anchors is references:
             self.of_references = self.of_anchors
+        self._flat: tuple[Tensor | None, Tensor | None] | None = None
+
+    def symmetric(self, gradient: Tensor) -> bool:
+        """Whether a block holds all scores of points with themselves: its products from either side are then one."""
+        return self.anchors is not None and self.anchors is self.references and gradient.shape[0] == gradient.shape[1]
+
+    def flat(self, width: int) -> tuple[Tensor | None, Tensor | None]:
+        """Of the first `width` components, of `Distances` only: zeros to add to, since rows are found faster in a contiguous array."""
+        if self._flat is None:
+            anchors, references = (None if g is None else g.new_zeros(len(g), width) for g in (self.anchors, self.references))
+            self._flat = anchors, anchors if self.anchors is self.references else references
+        return self._flat
+
+    def close(self) -> None:
+        """Add `flat` to the gradients."""
+        if self._flat is not None:
+            anchors, references = self._flat
+            if self.anchors is not None and anchors is not None:
+                self.anchors[:, : anchors.shape[1]] += anchors
+            if self.references is not None and references is not None and references is not anchors:
+                self.references[:, : references.shape[1]] += references
+            self._flat = None
 
 
 class Distances(Products):
@@ -86,29 +112,37 @@ class Distances(Products):
         self.power = power
         self.a, self.r = anchors[:, :-1], references[:, :-1]
         centre = self.r.sum(0) / max(1, len(self.r))
-        self.references = self.r - centre
+        # Norms ride along: |a|^2 + |r|^2 - 2 a r is the inner product of (-2 a, |a|^2, 1) and (r, 1, |r|^2).
+        self.lifted = pad(self.r - centre, (0, 2), value=1.0)
+        self.references = self.lifted[:, :-2]
+        self.norms_r = torch.linalg.vector_norm(self.references, dim=1).square_()
+        self.lifted[:, -1] = self.norms_r
         self.anchors = self.references if anchors is references else self.a - centre
-        self.norms_r = self.references.square().sum(1)
-        self.norms_a = self.norms_r if anchors is references else self.anchors.square().sum(1)
+        self.norms_a = self.norms_r if anchors is references else torch.linalg.vector_norm(self.anchors, dim=1).square_()
         self.largest = self.norms_r.amax() if len(self.r) else self.norms_r.sum()
+        self.bounds = pad(self.near * self.norms_r, (0, 1))  # and of the spare column
         self.factor = 0.5 if power == 1 else -1.0  # derivative of the score by the squared distance: this times 1 / score, or times 1
         self.pairs: tuple[Tensor, Tensor] | None = None  # of the tile, those computed from differences: rows of it and references
 
     def multiply(self, rows: slice, out: Tensor) -> None:
         """Squared distances."""
-        torch.addmm(self.norms_r, self.anchors[rows], self.references.mT, alpha=-2, out=out)
-        out.add_(self.norms_a[rows].unsqueeze(1))
+        norms = self.norms_a[rows].unsqueeze(1)
+        torch.mm(torch.cat([-2 * self.anchors[rows], norms, torch.ones_like(norms)], dim=1), self.lifted.mT, out=out)
 
     def finish(self, s_n: Scores, s_p: Scores, rows: slice) -> None:
         """Near pairs again, then the sign and the root."""
         wide, narrow, columns = s_n.value, s_p.value, s_p.columns
         assert columns is not None and s_n.excluded is not None
         least = self.near * self.norms_a[rows].unsqueeze(1)
-        i, k = (narrow <= least + self.near * pad(self.norms_r, (0, 1))[columns]).nonzero().unbind(1)
+        i, k = (narrow <= least + self.bounds[columns]).nonzero().unbind(1)
         j = columns[i, k]
-        narrow[i, k] = self._squares(i, j, rows)
-        found_i, found_j = self._near_negatives(wide, least, rows)
-        self.pairs = torch.cat([i, found_i]), torch.cat([j, found_j])
+        if len(i):
+            narrow[i, k] = self._squares(i, j, rows)
+        suspects = (wide.amin(1) <= least.squeeze(1) + self.near * self.largest).nonzero().squeeze(1)
+        if len(suspects):
+            found = self._near_negatives(wide, suspects, least, rows)
+            i, j = torch.cat([i, found[0]]), torch.cat([j, found[1]])
+        self.pairs = i, j
         for value in (wide, narrow):
             if self.power == 1:
                 value.sqrt_()
@@ -116,11 +150,10 @@ class Distances(Products):
         wide.scatter_(1, s_n.excluded, HARMLESS)
         narrow.copy_(torch.where(s_p.mask, narrow, HARMLESS))
 
-    def _near_negatives(self, wide: Tensor, least: Tensor, rows: slice) -> tuple[Tensor, Tensor]:
-        """Rows and columns of the near cells of `wide`, which get exact squares."""
-        suspects = (wide.amin(1) <= least.squeeze(1) + self.near * self.largest).nonzero().squeeze(1)
+    def _near_negatives(self, wide: Tensor, suspects: Tensor, least: Tensor, rows: slice) -> tuple[Tensor, Tensor]:
+        """Rows, among `suspects`, and columns of the near cells of `wide`, which get exact squares."""
         some = wide[suspects, : len(self.r)]
-        i, j = (some <= least[suspects] + self.near * self.norms_r).nonzero().unbind(1)
+        i, j = (some <= least[suspects] + self.bounds[:-1]).nonzero().unbind(1)
         if _MANY * len(i) > some.numel():  # too many to take one by one: only those at distance 0, which has no derivative, are told apart
             exact = torch.cdist(self.a[rows][suspects], self.r, compute_mode="donot_use_mm_for_euclid_dist").square_()
             some = torch.where(some == torch.inf, torch.inf, exact)
@@ -134,7 +167,7 @@ class Distances(Products):
     def _squares(self, i: Tensor, j: Tensor, rows: slice) -> Tensor:
         step = max(1, _WIDE // max(1, self.a.shape[1]))
         parts = [(self.a[rows][s] - self.r[t]).square().sum(1) for s, t in zip(i.split(step), j.split(step), strict=True)]
-        return torch.cat(parts) if parts else self.norms_r[:0]
+        return torch.cat(parts)
 
     def push(self, g_n: Tensor | None, g_p: Tensor | None, s_n: Scores, s_p: Scores, rows: slice, into: Gradients) -> None:
         """From the gradients of the scores of a tile to those of the points."""
@@ -145,11 +178,17 @@ class Distances(Products):
             return self._push_positives(g_p, s_p, rows, into)
         weights = _joined(g_n, g_p, s_n, s_p)
         self._push_pairs(weights, rows, into)
-        if into.anchors is not None and into.of_anchors is not None:
-            into.anchors[rows, :-1].addmm_(weights, self.references, alpha=-2 * self.factor)
+        to_anchors, to_references = into.flat(self.a.shape[1])
+        if into.symmetric(weights) and to_anchors is not None and into.of_anchors is not None:
+            weights = weights + weights.mT
+            to_anchors.addmm_(weights, self.references, alpha=-2 * self.factor)
+            into.of_anchors += weights.sum(1)
+            return None
+        if to_anchors is not None and into.of_anchors is not None:
+            to_anchors[rows].addmm_(weights, self.references, alpha=-2 * self.factor)
             into.of_anchors[rows] += weights.sum(1)
-        if into.references is not None and into.of_references is not None:
-            into.references[:, :-1].addmm_(weights.mT, self.anchors[rows], alpha=-2 * self.factor)
+        if to_references is not None and into.of_references is not None:
+            to_references.addmm_(weights.mT, self.anchors[rows], alpha=-2 * self.factor)
             into.of_references += weights.sum(0)
         return None
 
@@ -162,28 +201,77 @@ class Distances(Products):
         for i, j in zip(*(x.split(step) for x in self.pairs), strict=True):
             weight, apart = weights[i, j], self.a[rows][i] - self.r[j]
             weight = torch.where((apart == 0).all(1), 0.0, 2 * self.factor * weight)
-            _add_differences(weight.unsqueeze(1) * apart, i + rows.start, j, into)
+            _add_differences(weight.unsqueeze(1) * apart, i + rows.start, j, into.flat(self.a.shape[1]))
         weights[self.pairs] = 0.0
 
     def _push_positives(self, g_p: Tensor, s_p: Scores, rows: slice, into: Gradients) -> None:
-        i = torch.arange(rows.start, rows.stop, device=g_p.device)
+        to_anchors, to_references = into.flat(self.a.shape[1])
         for g, columns in _parts(g_p, s_p, self.references):
-            apart = (2 * self.factor * g).unsqueeze(2) * (self.a[rows].unsqueeze(1) - self.r[columns])
-            _add_differences(apart.flatten(0, 1), i.repeat_interleave(columns.shape[1]), columns.flatten(), into)
+            apart = self.r.index_select(0, columns.flatten()).unflatten(0, columns.shape)
+            apart.sub_(self.a[rows].unsqueeze(1)).mul_((-2 * self.factor * g).unsqueeze(2))
+            if to_anchors is not None:
+                to_anchors[rows] += apart.sum(1)
+            if to_references is not None:
+                to_references.index_add_(0, columns.flatten(), apart.flatten(0, 1), alpha=-1)
 
     def close(self, into: Gradients) -> None:
         """The part of the gradient that is along each point."""
-        if into.anchors is not None and into.of_anchors is not None:
-            into.anchors[:, :-1].addcmul_(into.of_anchors.unsqueeze(1), self.anchors, value=2 * self.factor)
-        if into.references is not None and into.of_references is not None and into.references is not into.anchors:
-            into.references[:, :-1].addcmul_(into.of_references.unsqueeze(1), self.references, value=2 * self.factor)
+        to_anchors, to_references = into.flat(self.a.shape[1])
+        if to_anchors is not None and into.of_anchors is not None:
+            to_anchors.addcmul_(into.of_anchors.unsqueeze(1), self.anchors, value=2 * self.factor)
+        if to_references is not None and into.of_references is not None and to_references is not to_anchors:
+            to_references.addcmul_(into.of_references.unsqueeze(1), self.references, value=2 * self.factor)
+        into.close()
 
 
-def _add_differences(apart: Tensor, i: Tensor, j: Tensor, into: Gradients) -> None:
-    if into.anchors is not None:
-        into.anchors[:, :-1].index_add_(0, i, apart)
-    if into.references is not None:
-        into.references[:, :-1].index_add_(0, j, apart, alpha=-1)
+class Bent(Distances):
+    """Of a similarity whose scores are `Similarity.bend` of negated squared distances and of a further, last component of both points."""
+
+    def __init__(self, anchors: Tensor, references: Tensor, similarity: Similarity) -> None:
+        points = references[:, :-1]
+        super().__init__(points if anchors is references else anchors[:, :-1], points, power=2)
+        self.similarity = similarity
+        self.last_a, self.last_r = anchors[:, -1:], pad(references[:, -1:], (0, 0, 0, 1))  # and of the spare column
+        self.graphs: list[tuple[Tensor, ...]] = []  # of negatives and of positives: scores, and what they depend on
+
+    def finish(self, s_n: Scores, s_p: Scores, rows: slice) -> None:
+        """Distances first."""
+        super().finish(s_n, s_p, rows)
+        assert s_p.columns is not None and s_n.excluded is not None
+        self.graphs = []
+        last_p = self.last_r.index_select(0, s_p.columns.flatten()).unflatten(0, s_p.columns.shape)
+        for s, last, stack in ((s_n, self.last_r, False), (s_p, last_p, True)):
+            leaves = [t.detach().requires_grad_() for t in (s.value, self.last_a[rows], last)]
+            with torch.enable_grad():
+                value, a, r = (leaves[0].unsqueeze(1), leaves[1].unsqueeze(1), leaves[2]) if stack else leaves
+                scores = self.similarity.bend(value, a, r)
+                scores = scores.squeeze(1) if stack else scores
+            self.graphs.append((scores, *leaves))
+            s.value = s.fill_(scores.detach().clone(), HARMLESS)
+
+    def push(self, g_n: Tensor | None, g_p: Tensor | None, s_n: Scores, s_p: Scores, rows: slice, into: Gradients) -> None:
+        """From the gradients of the scores of a tile to those of the points."""
+        assert s_p.columns is not None
+        found = []
+        for g, (scores, *leaves) in zip((g_n, g_p), self.graphs, strict=True):
+            grads = [None] * 3 if g is None else torch.autograd.grad(scores, leaves, g, retain_graph=True, materialize_grads=True)
+            found.append(grads[0])
+            if into.anchors is not None and grads[1] is not None:
+                into.anchors[rows, -1:] += grads[1]
+            if into.references is not None and grads[2] is not None:
+                of_last = grads[2].flatten(0, -2)
+                if leaves[2].dim() == 3:
+                    of_last = torch.zeros_like(self.last_r).index_add_(0, s_p.columns.flatten(), of_last)
+                into.references[:, -1:] += of_last[:-1]
+        super().push(found[0], found[1], s_n, s_p, rows, into)
+
+
+def _add_differences(apart: Tensor, i: Tensor, j: Tensor, into: tuple[Tensor | None, Tensor | None]) -> None:
+    to_anchors, to_references = into
+    if to_anchors is not None:
+        to_anchors.index_add_(0, i, apart)
+    if to_references is not None:
+        to_references.index_add_(0, j, apart, alpha=-1)
 
 
 def _few(s_p: Scores, num_references: int) -> bool:
@@ -210,4 +298,6 @@ def products_of(similarity: Similarity, anchors: Tensor, references: Tensor) -> 
     """How scores of prepared points are multiplied; None for a similarity that is no product."""
     if similarity.is_product:
         return Products(anchors, references)
+    if similarity.is_bent:
+        return Bent(anchors, references, similarity)
     return None if similarity.distance_power is None else Distances(anchors, references, similarity.distance_power)

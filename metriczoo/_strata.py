@@ -33,7 +33,9 @@ class StratifiedScores(Scores):
             "`correction=True`, since a drawn class stands for several: give them `correction=False`."
         )
 
-    value = mask = columns = excluded = harmless = property(_cells)
+    columns = None
+
+    value = mask = excluded = harmless = property(_cells)
     fill = split = take = topk = of_references = _cells
 
     def __repr__(self) -> str:
@@ -47,6 +49,14 @@ class StratifiedScores(Scores):
     def map(self, f: Callable[[Tensor], Tensor]) -> Scores:
         """The same set with `f`, an elementwise function, applied to its values."""
         return StratifiedScores(self.certain.map(f), self.drawn.map(f), self.weight)
+
+    def offset(self, x: Tensor) -> Scores:
+        """The same set with `x[j]` added to the score of each reference `j`."""
+        return StratifiedScores(self.certain.offset(x), self.drawn.offset(x), self.weight)
+
+    def groups(self, size: int, fold: Callable[[Tensor], Tensor]) -> Scores:
+        """One value for each `size` adjacent references, all certain or all drawn."""
+        return StratifiedScores(self.certain.groups(size, fold), self.drawn.groups(size, fold), self.weight)
 
     def where(self, keep: Tensor) -> Scores:
         """The set of those anchors where `keep` `[b, 1]` is true."""
@@ -77,5 +87,7 @@ def stratified(s: Scores, certain: int, weight: float) -> Scores:
     if isinstance(s, StratifiedScores):
         return s
     value, mask = s.value, s.mask
-    first, others = (Scores(value[:, at], mask[:, at], block=s.block) for at in (slice(certain), slice(certain, None)))
+    columns = torch.arange(value.shape[1], device=value.device).expand_as(value)
+    parts = (slice(certain), slice(certain, None))
+    first, others = (Scores(value[:, at], mask[:, at], columns=columns[:, at], block=s.block) for at in parts)
     return StratifiedScores(first, others, weight)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from metriczoo._body import apart, compiled_apart, compiling
 from metriczoo._products import Gradients, products_of
 from metriczoo.columns import LabelColumns
-from metriczoo.reduction import Totals, divisors, stacked
-from metriczoo.scores import HARMLESS
+from metriczoo.reduction import Totals, added, divisors, stacked
+from metriczoo.scores import Scores
 
 if TYPE_CHECKING:
     from metriczoo.engine import Problem
@@ -45,27 +47,50 @@ class Tiles:
         self.terms: list[list[Tensor]] = []  # gradients by term: of anchors, references, parameters
         self.points: list[Gradients] = []  # by term, those of the points for `products`
         self.sums: Totals | None = None
+        self.shares: Tensor | None = None  # what the sums of each term count in the loss
+        self.done = 0  # anchors whose sums are known
         similarity, columns = problem.loss.similarity, problem.columns
         self.buffer: Tensor | None = None  # of the scores of a tile, used again by each
+        if isinstance(columns, LabelColumns):
+            columns.steps = problem.loss.compiled
         self.products = products_of(similarity, self.anchors, self.references) if isinstance(columns, LabelColumns) else None
 
     def run(self) -> Tensor:
         """The loss."""
         values = []
-        for rows in self.problem.tiles(self.anchors):
+        for rows in self._rows():
             with torch.set_grad_enabled(any(self.wanted)):
                 terms = (self._product_tile if self.products is not None else self._tile)(rows)
-            with torch.no_grad():
-                every = stacked(terms)
             if self.problem.loss.reduction == "none":
-                values.append(every.value.sum(1))
-            sums = Totals(every.value.double().sum(0), *(part.sum(0) for part in every[1:]))
+                values.append(stacked(terms).value.detach()[self.done - rows.start :].sum(1))
+            sums = added(terms)
             self.sums = sums if self.sums is None else Totals(*(x + y for x, y in zip(self.sums, sums, strict=True)))
+            self.done = rows.stop
         if self.sums is None:  # no anchor at all
             return self.anchors.new_zeros(() if self.problem.loss.reduction != "none" else (0,))
         if self.problem.loss.reduction == "none":
             return torch.cat(values)
-        return self.problem.value(self.sums).to(self.anchors.dtype)
+        self.shares = 1 / divisors(self.problem.loss.reduction, self.sums)
+        return (self.sums.value * self.shares).sum().to(self.anchors.dtype)
+
+    def _rows(self) -> Iterator[slice]:
+        """The tiles; those of a compiled loss have one height, so that the last begins before the end of the one before it."""
+        height = None
+        for rows in self.problem.tiles(self.anchors):
+            if height is None or not self.problem.loss.compiled:
+                height = rows.stop - rows.start
+            yield slice(rows.stop - height, rows.stop)
+
+    def _apart(self, s_n: Scores, s_p: Scores, rows: slice) -> list[Totals]:
+        """What the anchors of a tile add up to, term by term."""
+        loss, columns = self.problem.loss, self.problem.columns
+        keep = columns.keep[rows]
+        if not loss.compiled:
+            return apart(loss, s_n, s_p, keep, columns.strata)
+        if rows.start < self.done:  # the first of them were in the tile before
+            keep = keep.clone()
+            keep[: self.done - rows.start] = False
+        return compiled_apart(loss, s_n, s_p, keep, columns.strata)
 
     def _start(self, num_terms: int) -> None:
         if not self.terms:
@@ -83,10 +108,12 @@ class Tiles:
 
     def _backward(self, every: Sequence[Totals], rows: slice, leaves: Sequence[Tensor]) -> Iterator[tuple[int, tuple[Tensor | None, ...]]]:
         """For each term: its number, and the gradients of this tile with respect to `leaves` and the wanted parameters."""
+        loss = self.problem.loss
         objectives = self._objectives(every, rows)
         inputs = [*leaves, *(p for p, w in zip(self.parameters, self.wanted[2:], strict=True) if w)]
         for k, objective in objectives.items():
-            gradients = torch.autograd.grad(objective, inputs, retain_graph=k + 1 < len(every), allow_unused=True)
+            with compiling(loss, len(every)) if loss.compiled else contextlib.nullcontext():
+                gradients = torch.autograd.grad(objective, inputs, retain_graph=k + 1 < len(every), allow_unused=True)
             into = self.terms[k]
             parameters = (g for g, w in zip(into[2:], self.wanted[2:], strict=True) if w)
             for total, gradient in zip(parameters, gradients[len(leaves) :], strict=True):
@@ -98,7 +125,7 @@ class Tiles:
         """Any similarity and any columns: autograd from the block's points to its sums."""
         a, r = self.anchors[rows].requires_grad_(self.want_anchors), self.references.detach().requires_grad_(self.want_references)
         block = self.problem.block(r, rows, a.device)
-        every = self.problem.apart(*self.problem.columns.scores(self.problem.loss.similarity, a, r, block, rows), rows)
+        every = self._apart(*self.problem.columns.scores(self.problem.loss.similarity, a, r, block, rows), rows)
         leaves = [t for t in (a, r) if t.requires_grad]
         for k, gradients in self._backward(every, rows, leaves):
             into, found = self.terms[k], iter(gradients)
@@ -117,14 +144,13 @@ class Tiles:
                 self.buffer = self.anchors.new_empty(height, columns.width)
             scores, r = self.buffer[:height], self.references.detach()
             products.multiply(rows, out=scores[:, :-1])
-            scores[:, -1] = HARMLESS
             block = self.problem.block(r, rows, r.device)
             s_n, s_p = columns.sets(scores, block, rows, in_place=True, outside=products.outside)
             products.finish(s_n, s_p, rows)
         leaves = (s_n.value, s_p.value, r) if self.want_anchors or self.want_references else ()
         for leaf in leaves:
             leaf.requires_grad_()
-        every = self.problem.apart(s_n, s_p, rows)
+        every = self._apart(s_n, s_p, rows)
         for k, gradients in self._backward(every, rows, leaves):
             if leaves:
                 g_n, g_p, g_r = gradients
@@ -145,10 +171,12 @@ class Tiles:
         if self.products is not None:
             for points in self.points:
                 self.products.close(points)
-        factors = torch.ones_like(self.sums.value) if self.weights is not None else 1 / divisors(self.problem.loss.reduction, self.sums)
+        factors = torch.ones_like(self.sums.value) if self.weights is not None or self.shares is None else self.shares
         result = []
         for i, w in enumerate(self.wanted):
             if w:
-                scaled = [term[i] * factor.to(term[i].dtype) for term, factor in zip(self.terms, factors, strict=True)]
-                result.append(scaled[0] if len(scaled) == 1 else torch.stack(scaled).sum(0))
+                total, *others = (term[i].mul_(factor.to(term[i].dtype)) for term, factor in zip(self.terms, factors, strict=True))
+                for other in others:
+                    total += other
+                result.append(total)
         return tuple(result)

@@ -17,6 +17,8 @@ from metriczoo.similarity import Similarity
 
 __all__ = ["Columns", "DrawnColumns", "LabelColumns", "Points", "Relation", "RelationColumns", "columns_of"]
 
+_AHEAD = 2**13  # rows whose tables are made at once
+
 Relation = Callable[[Tensor, Tensor], "Tensor | tuple[Tensor, Tensor]"]
 
 
@@ -104,18 +106,38 @@ class LabelColumns(Columns):
         self.keep = anchors.labels >= 0
         self._labels = _Ranges(anchors.labels, references.labels)
         self.ids = _ids(anchors, references)
+        self.steps = False  # whether tables have one of few widths, so that there are few sizes to compile for
         self._itself = anchors is references and anchors.fresh
         self._ids = None if self.ids is None or self._itself else _Ranges(*self.ids)
+        self._ahead: tuple[slice, tuple[Tensor, ...]] = slice(0, -1), ()  # of which rows tables are known, and these
 
-    def tables(self, rows: slice) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def height(self, budget: int, itemsize: int) -> int:
+        """Without the spare column, so that powers of 2 are cut into powers of 2."""
+        return max(1, budget // max(1, (self.width - 1) * itemsize))
+
+    def tables(self, rows: slice) -> tuple[Tensor, ...]:
         """Positives `[b, p]` and which of them count, excluded columns `[b, e]` and how many different ones `[b]`."""
-        positive, same_class = self._labels.table(rows)
+        known, tables = self._ahead
+        if not known.start <= rows.start <= rows.stop <= known.stop:
+            # To make those of many rows takes as long as to make those of a block, but all are as wide as the largest class.
+            known = slice(rows.start, max(rows.stop, rows.start + _AHEAD))
+            length = self._labels.length[known]
+            cells = int(length.amax()) * len(length) if len(length) else 0
+            if cells > min(2 * int(length.sum()), 8 * _AHEAD):
+                known = rows
+            tables = self._tables(known)
+            self._ahead = known, tables
+        return tuple(table[rows.start - known.start : rows.stop - known.start] for table in tables)
+
+    def _tables(self, rows: slice) -> tuple[Tensor, ...]:
+        positive, same_class = self._labels.table(rows, self.steps)
         excluded, num_excluded = positive, same_class.sum(1)
         if self._itself:  # an anchor is a reference of its class, and no other
-            same_class = same_class & (positive != torch.arange(rows.start, rows.stop, device=positive.device).unsqueeze(1))
+            itself = torch.arange(rows.start, rows.start + len(positive), device=positive.device)
+            same_class = same_class & (positive != itself.unsqueeze(1))
         if self._ids is not None:
             known = (self._ids.keys[rows] >= 0).unsqueeze(1)
-            own, same_point = self._ids.table(rows)
+            own, same_point = self._ids.table(rows, self.steps)
             same_point = same_point & known
             own = torch.where(same_point, own, self.width - 1)
             same_class = same_class & ~(known & self._ids.match(rows, positive))
@@ -160,10 +182,13 @@ class _Ranges:
         self.start = torch.searchsorted(ordered, keys, side="left")
         self.length = torch.searchsorted(ordered, keys, side="right") - self.start
 
-    def table(self, rows: slice) -> tuple[Tensor, Tensor]:
-        """`[b, p]` columns and which of them are there."""
+    def table(self, rows: slice, steps: bool = False) -> tuple[Tensor, Tensor]:
+        """`[b, p]` columns and which of them are there; with `steps` p is one of few numbers, of which there are four between x and 2 x."""
         length = self.length[rows].unsqueeze(1)
         width = 1 + (int(length.amax()) if length.numel() else 0)
+        if steps:
+            step = 1 << max(0, (width - 1).bit_length() - 3)
+            width = -(-width // step) * step
         offset = torch.arange(width, device=length.device)
         there = offset < length
         place = self.start[rows].unsqueeze(1) + offset

@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from metriczoo._body import apart, between_references
+from metriczoo._coupled import Coupled
 from metriczoo._execution import memory, settings, tracing
-from metriczoo._strata import stratified
 from metriczoo._stream import THIN, NeedsCells, Stream, prepared
 from metriczoo._tiles import Tiles
 from metriczoo.columns import Columns, LabelColumns
-from metriczoo.reduction import Totals, divisors, stacked, totals_apart
-from metriczoo.scores import HARMLESS, Block, Scores
+from metriczoo.reduction import Totals, divisors, stacked
+from metriczoo.scores import Block, Scores
 
 if TYPE_CHECKING:
     from metriczoo.losses.base import Loss
@@ -41,6 +41,7 @@ class Problem:
     seed: Tensor | None
     budget: int | None  # bytes per score block
     facts: tuple[Any, ...] = ()  # what the loss fixed
+    pooled: Tensor | None = None  # what the loss knows of the whole batch, once it does
 
     def inputs(self) -> list[Tensor]:
         """The facts that gradients flow to."""
@@ -53,25 +54,16 @@ class Problem:
 
     def block(self, r: Tensor, rows: slice, device: torch.device) -> Block:
         """What may be known of the block of anchors `rows`, whose references are `r`."""
-        similarity, width = self.loss.similarity, self.columns.width
-
-        def between(i: Tensor, j: Tensor | None) -> Tensor:
-            if not len(r):
-                return r.new_full((len(i), width if j is None else j.shape[1]), HARMLESS)
-            i = i.clamp(max=len(r) - 1)  # the spare column belongs to no set: any score will do
-            if j is not None:
-                return similarity.score(r[i].unsqueeze(1), r[j.clamp(max=len(r) - 1)]).squeeze(1)
-            return F.pad(similarity.score(r[i], r), (0, width - len(r)), value=HARMLESS)
-
         return Block(
             torch.arange(rows.start, rows.stop, device=device),
-            similarity.distance,
+            self.loss.similarity.distance,
             self.embedding_dim,
             self.seed,
-            between,
+            between_references(self.loss.similarity, r, self.columns.width),
             self.columns.positions,
             self.facts,
             self._peers(rows),
+            self.pooled,
         )
 
     def _peers(self, rows: slice) -> int | None:
@@ -84,25 +76,7 @@ class Problem:
 
     def finish(self, s_n: Scores, s_p: Scores, rows: slice) -> Totals:
         """What the anchors `rows` add up to."""
-        return stacked(self.apart(s_n, s_p, rows))
-
-    def apart(self, s_n: Scores, s_p: Scores, rows: slice) -> list[Totals]:
-        """`finish` of each term by itself."""
-        if not self.loss.separable:  # no anchor may see one that is ignored
-            keep = self.columns.keep[rows].unsqueeze(1)
-            s_n, s_p = s_n.where(keep), s_p.where(keep)
-        if self.columns.strata is not None:
-            s_n = stratified(s_n, *self.columns.strata)
-        if self.loss.miner is not None:
-            s_n, s_p = self.loss.miner(s_n, s_p)
-        return totals_apart(
-            self.loss.per_anchor(s_n, s_p),
-            s_n,
-            s_p,
-            self.columns.keep[rows],
-            needs_positives=self.loss.needs_positives,
-            needs_negatives=self.loss.needs_negatives,
-        )
+        return stacked(apart(self.loss, s_n, s_p, self.columns.keep[rows], self.columns.strata))
 
     def totals(self, a: Tensor, r: Tensor, rows: slice) -> Totals:
         """What the anchors `rows` add up to, by autograd from prepared anchors `a` and references `r`."""
@@ -123,13 +97,17 @@ class Problem:
 
     def tiles(self, anchors: Tensor) -> Iterator[slice]:
         """The blocks of anchors, near-equal in height; of whole classes where anchors are in the order of these, unless some are huge."""
-        n, height = len(anchors), self.columns.height(memory(self.budget, anchors.device), anchors.element_size())
-        if self.budget is None and settings.memory_budget is None and isinstance(self.columns, LabelColumns):
+        n, budget = len(anchors), memory(self.budget, anchors.device)
+        ours = self.budget is None and settings.memory_budget is None
+        if ours and self.loss.compiled:  # which makes no array of the size of the scores but their gradient
+            budget *= 2
+        height = self.columns.height(budget, anchors.element_size())
+        if ours and isinstance(self.columns, LabelColumns):
             height = max(height, THIN)
         count = max(1, -(-n // height))
-        height = max(1, -(-n // count))
+        height = min(height, max(1, -(-n // count) + 7 & ~7))  # of multiples of 8 products take up to a tenth less
         if self.columns.grouped and self.columns.labels is not None:
-            return _of_whole_classes(self.columns.labels, max(1, height // 2))  # there is a block of scores for each positive
+            return _of_whole_classes(self.columns.labels, max(1, height * 3 // 4))  # there are further arrays of the size of the block
         return (slice(start, min(start + height, n)) for start in range(0, n, height))
 
 
@@ -161,7 +139,7 @@ def evaluate(problem: Problem, anchors: Tensor, references: Tensor | None, param
     `per_anchor`, the miner and the similarity.
     """
     execution = problem.loss.execution
-    if execution == "dense" or not problem.loss.separable or tracing(anchors):
+    if execution == "dense" or not problem.loss.tileable or tracing(anchors):
         return problem.dense(anchors, references)
     if problem.columns.streamed and references is not None:
         try:
@@ -179,7 +157,7 @@ def _by_blocks(problem: Problem, anchors: Tensor, references: Tensor | None, par
     if not any(wanted):
         with torch.no_grad():
             return _blocks(problem, anchors, references, parameters, wanted).run()
-    value: Tensor = _Tiled.apply(problem, wanted, *inputs)[0]  # type: ignore[no-untyped-call]
+    value: Tensor = _Tiled.apply(problem, wanted, *inputs)  # type: ignore[no-untyped-call]
     return value
 
 
@@ -190,10 +168,10 @@ def _blocks(
     parameters: Sequence[Tensor],
     wanted: Sequence[bool],
     weights: Tensor | None = None,
-) -> Tiles | Stream:
+) -> Tiles | Stream | Coupled:
     if problem.columns.streamed and references is not None:
         return Stream(problem, anchors, references, parameters, wanted, weights)
-    return Tiles(problem, anchors, references, parameters, wanted, weights)
+    return (Tiles if problem.loss.separable else Coupled)(problem, anchors, references, parameters, wanted, weights)
 
 
 class _Tiled(torch.autograd.Function):
@@ -204,31 +182,30 @@ class _Tiled(torch.autograd.Function):
 
     The gradient of streamed references is so large that there is room for it once: the first backward gives it away, and any further one
     of a retained graph streams again.
+
+    Not in the form with `setup_context`, whose overhead is that of a dozen operations: it is never transformed.
     """
 
     @staticmethod
-    def forward(problem: Problem, wanted: tuple[bool, ...], anchors: Tensor, references: Tensor | None, *parameters: Tensor) -> Any:
-        per_anchor = problem.loss.reduction == "none"
+    def forward(
+        ctx: Any, problem: Problem, wanted: tuple[bool, ...], anchors: Tensor, references: Tensor | None, *parameters: Tensor
+    ) -> Tensor:
+        tensors = (anchors, references, *parameters)
+        per_anchor, streamed = problem.loss.reduction == "none", problem.columns.streamed
         tiles = _blocks(problem, anchors, references, parameters, (False,) * len(wanted) if per_anchor else wanted)
         value, gradients = tiles.run(), tiles.gradients()
-        return (value, list(gradients)) if problem.columns.streamed else (value, *gradients)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        problem, wanted, *tensors = inputs
         ctx.problem, ctx.wanted = problem, wanted
-        ctx.once = output[1] if problem.columns.streamed else []
-        if problem.columns.streamed:
-            output = output[:1]
-        ctx.mark_non_differentiable(*output[1:])
+        ctx.once = list(gradients) if streamed else []
+        saved = () if streamed else gradients
         ctx.set_materialize_grads(False)
-        ctx.num_gradients = len(output) - 1
+        ctx.num_gradients = len(saved)
         # A store may be updated between forward and backward: what receives no gradient is kept aside, and checked where it is used again.
         ctx.constants = [None if w or t is None else (t, t._version) for t, w in zip(tensors, wanted, strict=True)]
-        ctx.save_for_backward(*output[1:], *(t for t, w in zip(tensors, wanted, strict=True) if w))
+        ctx.save_for_backward(*saved, *(t for t, w in zip(tensors, wanted, strict=True) if w))
+        return value
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor | None, *_: Tensor) -> Any:
+    def backward(ctx: Any, grad: Tensor | None) -> Any:
         if grad is None:  # nothing depends on the value
             return (None,) * (2 + len(ctx.wanted))
         saved = ctx.saved_tensors

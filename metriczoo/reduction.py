@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from metriczoo._checks import check_choice
+from metriczoo._execution import reads_are_free
 from metriczoo.scores import Scores, Terms
 
-__all__ = ["REDUCTIONS", "Totals", "divisors", "stacked", "totals", "totals_apart"]
+__all__ = ["REDUCTIONS", "Totals", "added", "divisors", "stacked", "totals", "totals_apart"]
 
 REDUCTIONS = {
     "mean": "sum / number of groups: each term over its own anchors, pairs or triplets, those with loss 0 counted",
@@ -34,9 +35,10 @@ class Totals(NamedTuple):
 def _anchor_terms(loss: Tensor, s_n: Scores, s_p: Scores, needs_positives: bool, needs_negatives: bool) -> tuple[Tensor, Tensor, Tensor]:
     """A loss of one number per anchor: which anchors count, and over how many pairs."""
     negatives, positives = s_n.count(), s_p.count()
-    some = negatives + positives > 0
-    valid = (positives > 0 if needs_positives else some) & (negatives > 0 if needs_negatives else some)
-    return torch.where(valid, loss, 0.0), valid.long(), torch.where(valid, negatives + positives, 0)
+    pairs = negatives + positives
+    either = positives if needs_positives else negatives if needs_negatives else pairs
+    valid = (torch.minimum(positives, negatives) if needs_positives and needs_negatives else either) > 0
+    return torch.where(valid, loss, 0.0), valid.long(), torch.where(valid, pairs, 0)
 
 
 def totals(
@@ -66,17 +68,29 @@ def totals_apart(
     else:
         terms = (result,) if isinstance(result, Terms) else result
         columns = [(t.total, t.count.long(), t.active.long(), t.count.long()) for t in terms]
-    return [Totals(*(_kept(column, keep) for column in term)) for term in columns]
+    every = (Totals(*(_by_anchor(column, len(keep)) for column in term)) for term in columns)
+    if reads_are_free(keep) and bool(keep.all()):
+        return list(every)
+    return [Totals(*(torch.where(keep, column, 0) for column in term)) for term in every]
 
 
-def _kept(column: Tensor, keep: Tensor) -> Tensor:
+def _by_anchor(column: Tensor, b: int) -> Tensor:
     """`[b]`: by anchor, of what may be by group."""
-    b = len(keep)
-    return torch.where(keep, column if len(column) == b else column.reshape(b, -1).sum(1), 0)
+    return column if len(column) == b else column.reshape(b, -1).sum(1)
+
+
+def added(terms: Sequence[Totals]) -> Totals:
+    """`[terms]`: of the totals of each term, `[b]`, the sums over the anchors; values in float64."""
+    value, *counts = zip(*terms, strict=True)
+    sums = [[part.detach().sum(dtype=torch.float64) for part in value], *([part.sum() for part in column] for column in counts)]
+    return Totals(*(column[0].reshape(1) if len(terms) == 1 else torch.stack(column) for column in sums))
 
 
 def divisors(reduction: str, sums: Totals) -> Tensor:
     """`[terms]` float64: what the total of each term is divided by, from the sums over all anchors."""
     _, groups, active, pairs = sums
-    by = {"mean": groups, "mean_active": active, "mean_pairs": pairs.sum().expand_as(pairs), "sum": torch.ones_like(groups)}
-    return by[check_choice("reduction", reduction, by)].clamp(min=1).double()
+    if reduction == "mean_pairs":
+        return pairs.sum().clamp(min=1).double().expand_as(sums.value)
+    if reduction == "sum":
+        return torch.ones_like(groups, dtype=torch.float64)
+    return (groups if check_choice("reduction", reduction, ("mean", "mean_active")) == "mean" else active).clamp(min=1).double()

@@ -19,11 +19,14 @@ from torch.nn.functional import pad
 
 from metriczoo._logsumexp import logsumexp
 
-__all__ = ["HARMLESS", "Block", "Scores", "Terms", "as_scores"]
+__all__ = ["HARMLESS", "LOWEST", "Block", "Scores", "Terms", "as_scores"]
 
 # What a cell outside the set holds before a loss maps it. It is an ordinary value of a cosine, of an inner product and of a negated
 # distance, where square roots, logarithms and arc cosines have finite derivatives: the derivative of a map is never taken at a self-pair.
 HARMLESS = -0.5
+
+# What a cell outside the set holds where groups of cells are folded: below all scores, and without weight beside any.
+LOWEST = -1e18
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +52,7 @@ class Block:
     positions: Tensor | None = None  # [n + 1] int64: which reference of the call each one is, where some were left out
     facts: tuple[Any, ...] = ()  # what `Loss.facts` fixed for the call
     peers: int | None = None  # the first anchor, where anchors are the references and a block holds all of the classes in it
+    pooled: Tensor | None = None  # what `Loss.pool` made of all anchors of the call, where these are not all of them
 
 
 class Scores:
@@ -143,12 +147,32 @@ class Scores:
             return self.value.scatter(1, self.excluded, outside)
         return self.value if self._mask is None else torch.where(self._mask, self.value, outside)
 
+    def fill_(self, value: Tensor, outside: float) -> Tensor:
+        """`value` `[b, n]`, any, with `outside` written into the cells that do not belong to the set."""
+        if self.excluded is not None:
+            return value.scatter_(1, self.excluded, outside)
+        return value if self._mask is None else value.masked_fill_(~self._mask, outside)
+
     def map(self, f: Callable[[Tensor], Tensor]) -> Scores:
         """The same set with `f`, an elementwise function, applied to its values."""
         value = f(self.value if self.harmless else self.fill(HARMLESS))
         if value.shape != self.value.shape:
             raise ValueError(f"Expected `f` to keep the shape {list(self.value.shape)}, but got {list(value.shape)}.")
         return self._with(value)
+
+    def offset(self, x: Tensor) -> Scores:
+        """The same set with `x[j]`, of a fact about all references of the call, `[n]`, added to the scores of each reference `j`."""
+        return self._with(self.value + self.of_references(x))
+
+    def groups(self, size: int, fold: Callable[[Tensor], Tensor]) -> Scores:
+        """A cell for each `size` adjacent cells, of those that have one in the set; any that are left over at the end must have none.
+
+        `fold` makes `[b, n]` of `[b, size, n]`, in which cells outside the set hold `LOWEST`; of no other cells it must make `LOWEST`.
+        """
+        n = self.value.shape[1] // size
+        folded = fold(self.fill(LOWEST)[:, : n * size].unflatten(1, (n, size)).mT.contiguous())
+        there = folded > LOWEST / 2
+        return Scores(torch.where(there, folded, HARMLESS), there, block=self.block)
 
     def where(self, keep: Tensor) -> Scores:
         """The subset of the cells where `keep` `[b, n]` (or `[b, 1]`) is true."""

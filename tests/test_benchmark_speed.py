@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import html
+import importlib
 import inspect
+import io
 import json
 import math
 import re
@@ -23,11 +26,13 @@ pytest.importorskip("rich", reason="the benchmarks need the extra `bench`")
 
 from benchmarks.performance import command, losses_on_batches, losses_on_classes, machine, migration, mining
 from benchmarks.performance.machine import PeakMemory
-from benchmarks.performance.measure import Case, Limits, agreement, run
+from benchmarks.performance.measure import Case, Limits, _warm_up, agreement, imports, run
 from benchmarks.performance.page import plot
-from benchmarks.performance.registry import FAMILIES, LIBRARIES, all_works, available
+from benchmarks.performance.registry import FAMILIES, LIBRARIES, all_works, available, seconds_of, sizes_of
 from benchmarks.performance.store import FIELDS, KEPT, Store, read
 from benchmarks.performance.summary import comparisons, growth, slope
+from benchmarks.performance.tables import target_rows, targets_table
+from benchmarks.performance.targets import OUTCOME, TARGETS, Target, outcomes, verdict
 from benchmarks.performance.work import Maker, Step, Work, labels_of, points
 from benchmarks.speed import main
 from metriczoo import losses, metrics, miners
@@ -95,6 +100,13 @@ def test_labels_are_classes_of_equal_size(n, per_class):
     assert counts.sum() == n and (counts[:-1] == per_class).all() and 1 <= counts[-1] <= per_class
 
 
+def test_sizes_that_only_some_works_have():
+    works = all_works()
+    assert sizes_of(works["SupConLoss"], "memory")[-1] == 65_536 and sizes_of(works["AngularLoss"], "memory")[-1] == 16_384
+    assert sizes_of(works["ndcg"], "speed") == [5_000] and sizes_of(works["ArcFaceLoss"], "speed")[-1] == 1_000_000
+    assert seconds_of(works["SupConLoss"], "memory", 16_384, 60) == 60 < seconds_of(works["SupConLoss"], "memory", 65_536, 60)
+
+
 def test_points_of_a_class_are_nearer():
     x, y = torch.nn.functional.normalize(points(256, torch.float64, grad=False)), labels_of(256)
     cosine, same = x @ x.T, (y[:, None] == y) & ~torch.eye(256, dtype=torch.bool)
@@ -127,7 +139,7 @@ def test_a_library_with_another_outcome_has_no_numbers(wrong, tmp_path):
     work = planted(wrong)
     found = agreement(work, "torch")
     assert found["agrees"] is False and agreement(work, "metriczoo")["agrees"] is True
-    store = Store(tmp_path / "x.json", {"records": []})
+    store = Store(tmp_path / "x.json", {"suite": "speed", "records": []})
     record = store.add("pairs", Case("planted", "torch", 16), "planted", {"cpu_ms": 1.0, "peak_mb": 2.0, "ratio": 3.0, **found})
     assert (record["cpu_ms"], record["ratio"], record["peak_mb"]) == (None, None, None)
     assert record["note"].startswith("another outcome")
@@ -165,14 +177,47 @@ def test_limits_end_a_case():
     assert run(case, Limits(seconds=0.05))["note"] == "exceeds 0.05 s"
 
 
+@pytest.mark.parametrize(
+    ("library", "size", "sizes"), [("metriczoo", 100_000, [20, 50_000]), ("metriczoo", 100, [20, 100]), ("torch", 100_000, [20])]
+)
+def test_our_code_is_warm_on_the_path_that_is_measured(library, size, sizes):
+    made = []
+
+    def make(n: int, dtype: torch.dtype) -> Step:
+        return Step(lambda: made.append(n))
+
+    _warm_up(Maker(make, "planted"), Case("planted", library, size), FAMILIES["classes"])
+    assert made == sizes
+
+
+def test_floor_of_a_loss_on_ranks_is_above_the_products():
+    result = run(Case("SmoothAPLoss", "metriczoo", 64), Limits(repeat=0.02))
+    assert result["floor_ms"] > result["products_ms"] and result["floor_ratio"] < result["ratio"]
+    works = all_works()
+    assert works["SmoothAPLoss"].elements(256) == 256 * 256 * 15  # sqrt(n) classes of sqrt(n) points
+    assert works["RecallAtKLoss"].elements(256) == 3 * works["FastAPLoss"].elements(256) == 256 * 256 * 3
+    assert all((work.elements is not None) == (work.family == "ranking") for work in works.values())
+
+
+def test_imports_are_timed():
+    found = imports(1)
+    assert found["torch_ms"] > 0 and found["metriczoo_ms"] > 0 and found["repeats"] == 1
+
+
 def test_what_was_too_much_is_not_tried_larger(tmp_path):
-    store = Store(tmp_path / "x.json", {"records": []})
+    store = Store(tmp_path / "x.json", {"suite": "speed", "records": []})
     store.add("pairs", Case("a", "torch", 256), "", {"note": "exceeds 8 GB"})
     store.add("pairs", Case("b", "torch", 256), "", {"cpu_ms": 20_000.0})
     store.add("pairs", Case("c", "torch", 256), "", {"note": "ValueError: odd"})
     foreseen = [command._foreseen(Case(work, "torch", 1024), store, Limits()) for work in "abcd"]
     assert foreseen == ["exceeds 8 GB at 256 already", "exceeds 60 s, judging by 256", None, None]
     assert command._foreseen(Case("b", "torch", 512), store, Limits()) is None
+    store.add("pairs", Case("e", "torch", 256), "", {"cpu_ms": 1.0, "peak_mb": 4096.0})
+    assert command._foreseen(Case("e", "torch", 1024), store, Limits(gigabytes=10)) == "exceeds 10 GB, judging by 256"
+    assert command._foreseen(Case("e", "torch", 512), store, Limits(gigabytes=10)) is None
+    store.add("pairs", Case("e", "torch", 2048), "", {"cpu_ms": 64.0, "peak_mb": 4096.0})  # its time grows quadratically
+    assert command._foreseen(Case("e", "torch", 4096), store, Limits(seconds=0.25)) == "exceeds 0.25 s, judging by 2,048"
+    assert command._foreseen(Case("e", "torch", 4096), store, Limits(seconds=0.26)) is None
 
 
 # ---- what records add up to
@@ -212,12 +257,111 @@ def test_comparisons_and_growth():
     assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log")
 
 
+# ---- what is promised
+
+
+def result_of(work: str, library: str, size: int, time: float | None = None, memory: float | None = None, **others) -> dict:
+    return {**record(library, size, time, memory), "work": work, **others}
+
+
+def outcome_of(target: Target, *records: dict, imported: dict | None = None) -> dict:
+    (found,) = outcomes({"suite": target.suite, "records": list(records), "imports": imported}, [target])
+    assert tuple(found) == OUTCOME
+    return found
+
+
+A, B = "SupConLoss", "CircleLoss"
+
+
+@pytest.mark.parametrize(
+    ("theirs", "note", "met", "measured"),
+    [
+        (80.0, None, True, "8x"),
+        (79.0, None, False, "7.9x"),
+        (None, "exceeds 60 s", True, "more than 6,000x"),
+        (None, "exceeds 60 s at 1,024 already", None, "not measured"),
+        (None, "exceeds 10 GB", None, "not measured"),
+        (None, "ImportError: x", None, "not measured"),
+    ],
+)
+def test_target_against_a_peer(theirs, note, met, measured):
+    target = Target("x", (A,), 64, "faster", 8)
+    found = outcome_of(target, result_of(A, "metriczoo", 64, 10.0, 1.0), result_of(A, PEER, 64, theirs, 1.0, note=note))
+    assert (found["met"], found["measured"]) == (met, measured)
+    assert found["wanted"] == "pytorch-metric-learning takes at least 8x our time" and found["size"] == "64 points in the batch"
+
+
+def test_target_of_a_peer_that_was_ended_too_early_to_tell():
+    found = outcome_of(Target("x", (A,), 64, "faster", 8), result_of(A, "metriczoo", 64, 1e4), result_of(A, PEER, 64, note="exceeds 60 s"))
+    assert found["met"] is None and found["measured"] == "more than 6x"
+
+
+def test_target_of_memory_against_a_peer_without_enough():
+    records = result_of(A, "metriczoo", 64, 1.0, 10.0), result_of(A, PEER, 64, note="exceeds 10 GB")
+    found = outcome_of(Target("x", (A,), 64, "smaller", 25), *records)
+    assert found["met"] is True and found["measured"] == "more than 1,024x"
+
+
+def test_target_of_several_works_is_that_of_the_worst():
+    target = Target("x", (A, B), 64, "products", 1.2)
+    good, bad = result_of(A, "metriczoo", 64, 1.0, ratio=1.1), result_of(B, "metriczoo", 64, 1.0, ratio=1.3)
+    found = outcome_of(target, good, bad)
+    assert (found["met"], found["missed"], found["measured"]) == (False, [B], f"1.3 x products ({B})")
+    assert outcome_of(target, good)["met"] is True
+    told = outcome_of(Target("x", (A, B), 64, "products", None), good, bad)
+    assert told["met"] is None and told["measured"] == f"1.3 x products ({B})"
+    ((*_, text, flag),) = target_rows([found])
+    assert text.endswith(f"missed by {B}") and flag == "no"
+
+
+def test_target_is_missed_where_ours_has_no_number():
+    found = outcome_of(Target("x", (A,), 64, "megabytes", 200), result_of(A, "metriczoo", 64, note="exceeds 60 s"))
+    assert found["met"] is False and "exceeds 60 s" in found["measured"]
+
+
+def test_targets_of_memory_growth_and_import():
+    mine = result_of("ArcFaceLoss", "metriczoo", 100_000, 30.0, 70.0)
+    assert outcome_of(Target("x", ("ArcFaceLoss",), 100_000, "megabytes", 70), mine)["met"] is True
+    workspace = outcome_of(Target("x", ("ArcFaceLoss",), 100_000, "workspace", 20), mine)
+    assert workspace["met"] is False and workspace["measured"].startswith("21.2 MB")  # 70 less 100,000 x 128 x 4 bytes
+    grown = Target("x", ("ArcFaceLoss",), 100_000, "growth", 2, first=64)
+    assert outcome_of(grown, mine)["met"] is None
+    assert outcome_of(grown, mine, result_of("ArcFaceLoss", "metriczoo", 64, 15.0))["met"] is True
+    assert outcome_of(grown, mine, result_of("ArcFaceLoss", "metriczoo", 64, 14.0))["met"] is False
+    imported = Target("x", (), 0, "import", 1.2)
+    assert outcome_of(imported)["met"] is None
+    assert outcome_of(imported, imported={"torch_ms": 10.0, "metriczoo_ms": 12.0})["met"] is True
+    assert outcome_of(imported, imported={"torch_ms": 10.0, "metriczoo_ms": 12.1})["met"] is False
+
+
+def test_targets_are_those_of_a_suite_and_counted():
+    all_targets = [outcome for suite in ("speed", "memory") for outcome in outcomes({"suite": suite, "records": []})]
+    assert len(all_targets) == len(TARGETS) and {outcome["met"] for outcome in all_targets} == {None}
+    assert verdict(all_targets).startswith("0 of 0 targets met")
+    few = [{**all_targets[0], "met": True}, {**all_targets[0], "met": False}]
+    assert verdict(few) == "1 of 2 targets met."
+    assert targets_table(few).row_count == 2
+
+
+@pytest.mark.parametrize("suite", ["speed", "memory"])
+def test_a_full_run_measures_what_is_promised(suite):
+    options = command._parse(suite, [])
+    cases = {(case.work, case.library, case.size) for case in command._cases(suite, command._chosen(options), options)}
+    for target in TARGETS:
+        for name in target.names if target.suite == suite else ():
+            makers = all_works()[name].makers
+            for library in {target.library, *({target.peer} if target.quantity in ("faster", "smaller") else ())} & makers.keys():
+                assert not available(library) or (name, library, target.size) in cases
+            assert target.library in makers or target.library.endswith("compiled")
+            assert target.quantity != "growth" or (name, target.library, target.first) in cases
+
+
 # ---- the commands
 
 
 def check_schema(results: dict) -> None:
     """What a file of results holds, and that it tells nothing of the machine beyond its kind."""
-    assert results.keys() == {"format", "suite", "machine", "versions", "settings", "records", "growth"}
+    assert results.keys() == {"format", "suite", "machine", "versions", "settings", "imports", "records", "growth", "targets"}
     assert results["machine"].keys() == {"processor", "cores", "memory_gb", "system"}
     assert {"python", "torch", "metriczoo"} <= results["versions"].keys()
     assert results["records"]
@@ -225,7 +369,7 @@ def check_schema(results: dict) -> None:
         assert tuple(entry) == FIELDS
         assert entry["family"] in FAMILIES and entry["library"] in LIBRARIES and entry["size"] >= 16
         assert isinstance(entry["work"], str) and isinstance(entry["expression"], str)
-        numbers = [entry[name] for name in ("cpu_ms", "wall_ms", "repeats", "products_ms", "ratio", "peak_mb")]
+        numbers = [entry[name] for name in ("cpu_ms", "wall_ms", "repeats", "products_ms", "ratio", "floor_ms", "floor_ratio", "peak_mb")]
         assert all(value is None or (math.isfinite(value) and value >= 0) for value in numbers)
         assert (entry["note"] is None) == (entry["cpu_ms"] is not None)
         assert entry["note"] is None or isinstance(entry["note"], str)
@@ -235,6 +379,11 @@ def check_schema(results: dict) -> None:
     keys = [(entry["work"], entry["library"], entry["size"]) for entry in results["records"]]
     assert len(set(keys)) == len(keys)
     assert all(entry.keys() == {"work", "library", "time", "memory"} for entry in results["growth"])
+    assert len(results["targets"]) == sum(target.suite == results["suite"] for target in TARGETS)
+    for entry in results["targets"]:
+        assert tuple(entry) == OUTCOME and entry["suite"] == results["suite"] and entry["met"] in (True, False, None)
+        assert entry["work"] and entry["wanted"] and entry["measured"] and isinstance(entry["missed"], list)
+    assert results["imports"] is None or results["imports"].keys() == {"torch_ms", "metriczoo_ms", "repeats"}
     text = json.dumps(results)
     assert not re.search(r"[\"' ](/|[A-Z]:\\\\)\w+[/\\]", text)
     assert len({socket.gethostname(), "localhost"} & set(re.findall(r"[\w.-]+", text))) == 0
@@ -262,6 +411,32 @@ def test_quick_run(folder):
     for family in ("pairs", "classes", "metrics"):
         for quantity in ("time", "memory"):
             assert (folder / f"speed-{family}-{quantity}.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_site_shows_what_is_kept(folder, tmp_path, monkeypatch, kept):
+    """The directive of docs/performance.rst, on the results of the tiny run and without any."""
+    application = pytest.importorskip("sphinx.application", reason="the documentation needs the extra `docs`")
+    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[1] / "docs" / "_ext"))
+    extension = importlib.import_module("benchmark_results")
+    monkeypatch.setattr(extension, "_KEPT", folder if kept else tmp_path / "nowhere")
+    parts = ("machine", "targets", "families")
+    source = tmp_path / "docs"
+    source.mkdir()
+    (source / "index.rst").write_text("Page\n====\n\n" + "".join(f".. benchmark-results:: {part}\n\n" for part in parts), encoding="utf-8")
+    warned = io.StringIO()
+    out = tmp_path / "out"
+    settings = {"extensions": ["benchmark_results"], "html_theme": "basic"}
+    with importlib.import_module("sphinx.util.docutils").docutils_namespace():  # another site may be built in this process
+        application.Sphinx(source, None, out, tmp_path / "trees", "html", settings, status=None, warning=warned).build()
+    page = html.unescape((out / "index.html").read_text(encoding="utf-8"))
+    assert warned.getvalue() == ""
+    assert ("No full run is kept" in page) == (not kept)
+    if kept:
+        assert {path.name for path in (out / "_images").iterdir()} == {path.name for path in folder.glob("*.png")}
+        results = read(folder / "speed.json")
+        assert all(entry["work"] in page for entry in (*results["records"], *results["targets"]))
+        assert results["versions"]["torch"] in page
 
 
 def test_results_are_resumed_and_never_overwritten(folder, capsys):

@@ -146,13 +146,16 @@ def _ranks(classes: Tensor, labels: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("correction", [False, True])
 @pytest.mark.parametrize("budget", [None, 8 * 50])
-def test_all_classes_are_all_classes(correction: bool, budget: int | None) -> None:
+@pytest.mark.parametrize("name", ["arc-face", "softmax-bias", "sub-center", "soft-triple"])
+def test_all_classes_are_all_classes(correction: bool, budget: int | None, name: str) -> None:
     x, labels = _batch()
     found = []
     for options in ({}, {"sample": CLASSES, "correction": correction}):
-        proxies = _proxies(**options)
-        y = x.clone().requires_grad_()
-        value = losses.ArcFaceLoss(proxies=proxies, memory_budget=budget)(y, labels)
+        proxies = _proxies(per_class=3 if name in ("sub-center", "soft-triple") else 1, **options)
+        loss, y = LOSSES[name](proxies=proxies, memory_budget=budget).double(), x.clone().requires_grad_()
+        if name == "softmax-bias":
+            loss.bias.data = torch.linspace(-1, 1, CLASSES).double()
+        value = loss(y, labels)
         found.append([value, *(g.to_dense() for g in torch.autograd.grad(value, [y, proxies.weight]))])
     torch.testing.assert_close(found[0], found[1])
 
@@ -271,8 +274,6 @@ def test_what_cannot_be() -> None:
         with pytest.raises((TypeError, ValueError), match="sample"):
             _proxies(sample=sample)
     corrected = _proxies(sample=12, correction=True)
-    with pytest.raises(ValueError, match="correction"):
-        losses.SubCenterArcFaceLoss(proxies=corrected)(x, labels)
     with pytest.raises(ValueError, match="correction"):
         losses.UnifiedLoss(miner=miners.HardMiner(), proxies=corrected)(x, labels)
     with pytest.raises(ValueError, match="correction"):

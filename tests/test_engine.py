@@ -209,7 +209,14 @@ class _HostReads(TorchDispatchMode):
 @pytest.mark.parametrize("name", ["triplet", "circle", "unified", "am-softmax"])
 def test_an_accelerator_is_never_waited_for(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """With reads declared dear, as on an accelerator, the tiles run on masks and no value is read."""
-    for module in (metriczoo.columns, metriczoo.losses.base, metriczoo._execution, metriczoo.functional._pairs):
+    for module in (
+        metriczoo.columns,
+        metriczoo.losses.base,
+        metriczoo.reduction,
+        metriczoo._body,
+        metriczoo._execution,
+        metriczoo.functional._pairs,
+    ):
         monkeypatch.setattr(module, "reads_are_free", lambda _: False)
     x, labels = _batch()
     x.requires_grad_()

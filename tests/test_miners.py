@@ -37,8 +37,8 @@ def test_hard(sets: tuple[Scores, Scores]) -> None:
 @given(scores(), st.sampled_from([0.25, 0.5, 1.0]), st.booleans())
 def test_semi_hard(sets: tuple[Scores, Scores], margin: float, many: bool) -> None:
     s_n, s_p = sets
-    if many:  # as many positives as take the other way of searching
-        s_p = Scores(s_p.value.repeat(1, 6), s_p.mask.repeat(1, 6))
+    if many:  # as many positives as take the other way of searching, even if few columns are filled
+        s_p = Scores(s_p.value.repeat(1, 70), s_p.mask.repeat(1, 70))
     groups = _groups(*miners.SemiHardMiner(margin)(s_n, s_p), len(s_n.value))
     for negatives, positives, found in zip(lists_of(s_n), lists_of(s_p), groups, strict=True):
         expected = []
@@ -63,7 +63,7 @@ def test_semi_hard_at_random_stays_in_the_band(sets: tuple[Scores, Scores], seed
 def test_priority(sets: tuple[Scores, Scores], many: bool) -> None:
     s_n, s_p = sets
     if many:
-        s_p = Scores(s_p.value.repeat(1, 6), s_p.mask.repeat(1, 6))
+        s_p = Scores(s_p.value.repeat(1, 70), s_p.mask.repeat(1, 70))
     groups = _groups(*miners.PriorityMiner()(s_n, s_p), len(s_n.value))
     for negatives, positives, found in zip(lists_of(s_n), lists_of(s_p), groups, strict=True):
         expected = []

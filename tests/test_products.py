@@ -60,7 +60,15 @@ def test_a_term_of_positives_only(reduction: str, per_class: int, monkeypatch: p
     x = torch.randn(48, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     labels = torch.arange(48) % (48 // per_class)
     references = (torch.randn(40, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64), torch.arange(40) % 20)
-    for kind in (similarity.Cosine(), similarity.NegativeEuclidean(), similarity.NegativeSquaredEuclidean()):
+    x[3], x[5], x[7] = x[2], 2 * x[4], 0.0
+    kinds = (
+        similarity.Cosine,
+        similarity.NegativeEuclidean,
+        similarity.NegativeSquaredEuclidean,
+        similarity.SignalToNoise,
+        similarity.Poincare,
+    )
+    for kind in (make() for make in kinds):
         for among in (None, references):
             dense, tiled = (
                 _outcome(

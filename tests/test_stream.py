@@ -6,6 +6,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -16,7 +17,10 @@ from torch import Tensor
 
 import metriczoo._stream
 from metriczoo import Scores, losses, similarity
+from metriczoo._stream.chunks import Chunks
+from metriczoo.functional._classes import _softmax_mean
 from metriczoo.references import References
+from metriczoo.scores import LOWEST
 from metriczoo.stores import MemoryBank, Proxies
 
 CLASSES, DIM = 30, 5
@@ -31,6 +35,23 @@ def _times(n: Scores, factor: Tensor) -> Scores:
     return n.map(lambda s: s * factor.unsqueeze(1))
 
 
+def _mean_of_groups(n: Scores, p: Scores) -> Tensor:
+    """Which has to count them."""
+    return n.groups(2, _max).mean() - p.sum()
+
+
+def _max(v: Tensor) -> Tensor:
+    return v.amax(1)
+
+
+def _mean_of_two(v: Tensor) -> Tensor:
+    """Of the cells of each pair that are there."""
+    there = v > -1e9
+    return torch.where(there.any(1), torch.where(there, v, 0.0).sum(1) / there.sum(1).clamp(min=1), LOWEST)
+
+
+BIAS = torch.nn.Parameter(torch.linspace(-1, 1, CLASSES, dtype=torch.float64))
+
 FOLDS: dict[str, Callable[[Scores, Scores], Tensor]] = {
     "sum": lambda n, p: n.map(torch.square).sum() - p.sum(),
     "mean": lambda n, p: n.map(torch.exp).mean() - p.mean(),
@@ -41,6 +62,10 @@ FOLDS: dict[str, Callable[[Scores, Scores], Tensor]] = {
     "smallest": lambda n, p: n.topk(4, largest=False).sum() - p.sum(),
     "where": lambda n, p: n.where((p.count() > 0).unsqueeze(1)).map(torch.square).sum() - p.sum(),
     "constant": lambda n, p: n.map(lambda s: torch.ones_like(s[:, :1]).expand_as(s)).sum() + n.map(Tensor.detach).max() - p.sum(),
+    "groups": lambda n, p: n.map(lambda s: 2 * s).groups(3, lambda v: v.amax(1)).map(torch.square).logsumexp() - p.sum(),
+    "groups-and-cells": lambda n, p: n.groups(2, _mean_of_two).logsumexp(3.0) + n.map(torch.square).sum() + n.groups(2, _max).sum(),
+    "offset": lambda n, p: n.map(torch.square).offset(BIAS).logsumexp() + n.offset(BIAS).topk(3).sum() - p.offset(BIAS).sum(),
+    "offset-groups": lambda n, p: n.offset(BIAS.square()).groups(3, _max).sum() - p.sum(),
     "count": lambda n, p: n.count() * n.logsumexp() - p.sum(),
     "holds-positives": lambda n, p: _around(n, p.max().clamp(min=-2)).mean(),
     "holds-a-fold": lambda n, p: _around(n, n.logsumexp()).sum() - p.sum(),
@@ -48,7 +73,7 @@ FOLDS: dict[str, Callable[[Scores, Scores], Tensor]] = {
 }
 
 ZOO: dict[str, Callable[..., losses.Loss]] = {
-    **{name: lambda f=f, **options: losses.from_function(f, **options) for name, f in FOLDS.items()},  # type: ignore[misc]
+    **{name: lambda f=f, **options: losses.from_function(f, parameters=[BIAS], **options) for name, f in FOLDS.items()},  # type: ignore[misc]
     "arc-face": losses.ArcFaceLoss,
     "arc-face-margins": lambda **options: losses.ArcFaceLoss(margin=torch.linspace(0.1, 0.5, CLASSES).double().requires_grad_(), **options),
     "am-softmax": losses.AMSoftmaxLoss,
@@ -62,6 +87,8 @@ ZOO: dict[str, Callable[..., losses.Loss]] = {
     "curricular-face": losses.CurricularFaceLoss,
     "sphere-face-2": losses.SphereFace2Loss,
     "p2s-grad": losses.P2SGradLoss,
+    "sub-center": losses.SubCenterArcFaceLoss,
+    "soft-triple": losses.SoftTripleLoss,
     "proxy-nca": losses.ProxyNCALoss,
     "contrastive": losses.ContrastiveLoss,
     "circle": losses.CircleLoss,
@@ -70,7 +97,10 @@ ZOO: dict[str, Callable[..., losses.Loss]] = {
     "mahalanobis": lambda **options: losses.CircleLoss(scale=4.0, similarity=similarity.Mahalanobis(DIM, rank=4), **options),
     "signal-to-noise": lambda **options: losses.CircleLoss(scale=4.0, similarity=similarity.SignalToNoise(), **options),
 }
-CELLS = {"sub-center": losses.SubCenterArcFaceLoss, "soft-triple": losses.SoftTripleLoss, "triplet": losses.TripletMarginLoss}
+CELLS: dict[str, Callable[..., losses.Loss]] = {
+    "triplet": losses.TripletMarginLoss,
+    "mean-of-groups": lambda **options: losses.from_function(_mean_of_groups, **options),
+}
 
 
 @pytest.fixture
@@ -137,11 +167,7 @@ def test_losses_that_look_at_cells_are_tiled(name: str, streams: list[Any]) -> N
     expected = _evaluated(CELLS[name], execution="dense")
     torch.testing.assert_close(_evaluated(CELLS[name], memory_budget=8 * 60), expected)
     assert len(streams) == 1
-    loss = (
-        CELLS[name](CLASSES, DIM, memory_budget=8 * 60)
-        if name != "triplet"
-        else losses.TripletMarginLoss(num_classes=CLASSES, embedding_dim=DIM, memory_budget=8 * 60)
-    )
+    loss = CELLS[name](num_classes=CLASSES, embedding_dim=DIM, memory_budget=8 * 60)
     x, labels = _batch()
     streams.clear()
     for _ in range(3):
@@ -174,6 +200,51 @@ def test_references_in_any_order(data: st.DataObject) -> None:
     assume(bool(found[0][0].isfinite()))  # a bare fold of an empty set may not be
     compared = 1 if make is ZOO["topk"] else 3  # which of equal values are taken is open
     torch.testing.assert_close(found[1][:compared], found[0][:compared], rtol=1e-8, atol=1e-8)
+
+
+@given(st.data())
+def test_groups_of_which_some_are_left_out(data: st.DataObject) -> None:
+    """By label, or a cell by itself by its id."""
+    n, b = data.draw(st.sampled_from([6, 12])), data.draw(st.integers(1, 5))
+    points, x = (torch.randn(k, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(n + b)) for k in (n, b))
+    labels, ids = (torch.tensor(data.draw(st.lists(st.integers(0, 3), min_size=n, max_size=n))) for _ in range(2))
+    own, own_ids = (torch.tensor(data.draw(st.lists(st.integers(-1, 3), min_size=b, max_size=b))) for _ in range(2))
+    size, fold = (
+        data.draw(st.sampled_from([2, 3])),
+        data.draw(st.sampled_from([_max, _mean_of_two, partial(_softmax_mean, temperature=0.2)])),
+    )
+    found = []
+    for options in ({"execution": "dense"}, {"memory_budget": 8 * data.draw(st.integers(1, 60))}):
+        loss = losses.from_function(lambda n, p: n.groups(size, fold).map(torch.sin).logsumexp().clamp(min=-9) - p.sum(), **options)  # type: ignore[arg-type]
+        y, r = x.clone().requires_grad_(), points.clone().requires_grad_()
+        value = loss(y, own, References(r, labels, ids), ids=own_ids)
+        found.append([value, *torch.autograd.grad(value, [y, r], materialize_grads=True)])
+    torch.testing.assert_close(found[1], found[0], rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("name", [*FOLDS, "arc-face", "circle", "squared-euclidean"])
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_references_without_gradient(name: str, reduction: str) -> None:
+    """The gradient of anchors is gathered in the first pass."""
+    x, labels = _batch()
+    points = torch.randn(CLASSES, DIM, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    for cells in (20, 60, 200):
+        found = []
+        for options in ({"execution": "dense"}, {"memory_budget": 8 * cells}):
+            y, loss = x.clone().requires_grad_(), ZOO[name](reduction=reduction, **options).double().requires_grad_(False)
+            value = loss(y, labels, (points, range(CLASSES)))
+            found.append([value, *torch.autograd.grad(value, [y], torch.linspace(1, 2, value.numel()).reshape(value.shape).to(value))])
+        torch.testing.assert_close(found[1], found[0], rtol=1e-9, atol=1e-10)
+
+
+def test_a_bank_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[slice] = []
+    points = Chunks.points
+    monkeypatch.setattr(Chunks, "points", lambda self, chunk: read.append(chunk) or points(self, chunk))
+    x, labels = _batch()
+    bank = (torch.eye(CLASSES)[:, :DIM].double(), range(CLASSES))
+    losses.NTXentLoss(memory_budget=8 * 50)(x[:2].requires_grad_(), labels[:2], bank).backward()
+    assert sum(chunk.stop - chunk.start for chunk in read) == CLASSES
 
 
 @pytest.mark.parametrize("wanted", [(True, False), (False, True), (False, False)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 
 import torch
@@ -21,11 +22,14 @@ _NOISE, _TEMPERATURE = 4096, 0.07
 def works() -> list[Work]:
     """Every loss on a bank."""
     softmax = {"torch": Maker(_softmax, "cross_entropy(normalize(x) @ bank.T / 0.07)")}
-    gathered = {"torch": Maker(_gathered, "4096 rows gathered for each anchor, as the authors of the method do")}
+    gathered = {"lemniscate-style": Maker(_gathered, "4096 rows gathered for each anchor, as the authors of the method do")}
     draws = "each draws its own noise"
 
     def drawn(name: str, expression: str) -> Work:
-        return Work(name, "bank", {**_ours(expression), **gathered}, scores=lambda n: (BATCH, _noise(n)), uncompared=draws)
+        makers = {**_ours(expression), **gathered}
+        checks = {library: partial(_of_equal_rows, maker.expression) for library, maker in makers.items()}
+        checks["lemniscate-style"] = partial(_gathered, equal=True)
+        return Work(name, "bank", makers, scores=lambda n: (BATCH, _noise(n)), checks=checks, tolerance=1e-6)
 
     return [
         drawn("NCELoss", f"NCELoss(num_noise=min({_NOISE}, C))"),
@@ -40,9 +44,12 @@ def _noise(rows: int) -> int:
     return min(_NOISE, rows)
 
 
-def _data(rows: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, MemoryBank]:
+def _data(rows: int, dtype: torch.dtype, *, equal: bool = False) -> tuple[Tensor, Tensor, MemoryBank]:
     generator = torch.Generator().manual_seed(rows)
-    return points(BATCH, dtype), torch.randint(rows, (BATCH,), generator=generator), MemoryBank(rows, DIM, dtype=dtype, generator=generator)
+    ids, bank = torch.randint(rows, (BATCH,), generator=generator), MemoryBank(rows, DIM, dtype=dtype, generator=generator)
+    if equal:
+        bank.embeddings[:] = bank.embeddings[0].clone()
+    return points(BATCH, dtype), ids, bank
 
 
 def _ours(expression: str) -> dict[str, Maker]:
@@ -54,19 +61,27 @@ def _ours(expression: str) -> dict[str, Maker]:
     return executions(expression, lambda text: partial(make, text))
 
 
+def _of_equal_rows(expression: str, rows: int, dtype: torch.dtype) -> Step:
+    """On a bank of equal rows, each draw is like another, so that losses on drawn noise can be compared."""
+    x, ids, bank = _data(rows, dtype, equal=True)
+    loss = ours(expression, rows)
+    loss.load_state_dict({**loss.state_dict(), "log_z": torch.tensor([math.log(2 * rows)]), "num_data": torch.tensor(rows)})
+    return Step(lambda: loss(x, ids, bank), (x,))
+
+
 def _softmax(rows: int, dtype: torch.dtype) -> Step:
     x, ids, bank = _data(rows, dtype)
     return Step(lambda: cross_entropy(normalize(x) @ bank.embeddings.T / _TEMPERATURE, ids), (x,))
 
 
-def _gathered(rows: int, dtype: torch.dtype) -> Step:
-    x, ids, bank = _data(rows, dtype)
-    log_z = torch.tensor(rows * 2.0).log()
+def _gathered(rows: int, dtype: torch.dtype, *, equal: bool = False) -> Step:
+    x, ids, bank = _data(rows, dtype, equal=equal)
+    log_z, log_share = math.log(2 * rows), math.log(_noise(rows) / rows)
 
     def forward() -> Tensor:
         drawn = torch.cat([ids[:, None], torch.randint(rows, (BATCH, _noise(rows)))], dim=1)
         scores = torch.bmm(bank.embeddings[drawn], normalize(x)[:, :, None])[:, :, 0] / _TEMPERATURE
-        log_odds = scores - log_z - torch.tensor(_noise(rows) / rows).log()
+        log_odds = scores - log_z - log_share
         return (softplus(-log_odds[:, 0]) + softplus(log_odds[:, 1:]).sum(1)).mean()
 
     return Step(forward, (x,))

@@ -7,7 +7,8 @@ import difflib
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -15,12 +16,13 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from benchmarks.performance.measure import Case, Limits, run
+from benchmarks.performance.measure import Case, Limits, imports, run
 from benchmarks.performance.page import write_page
-from benchmarks.performance.registry import FAMILIES, LIBRARIES, all_works, available
+from benchmarks.performance.registry import FAMILIES, LIBRARIES, all_works, available, seconds_of, sizes_of
 from benchmarks.performance.store import KEPT, Store, open_store, read
-from benchmarks.performance.summary import is_ours
-from benchmarks.performance.tables import number, table
+from benchmarks.performance.summary import is_ours, slope
+from benchmarks.performance.tables import number, table, targets_table
+from benchmarks.performance.targets import UNMEASURED, verdict
 from benchmarks.performance.work import DIM, OURS, PER_CLASS, Work
 
 __all__ = ["main"]
@@ -30,13 +32,16 @@ _DESCRIPTION = {
     "memory": "Measure the peak memory of losses, miners and metrics, at larger sizes than `benchmarks.speed`, beside other libraries.",
 }
 _EPILOG = """
-A full run takes about half an hour on two quiet cores, of which it uses one. Results are written after each case to <suite>.json, and in
+A full run takes about 40 minutes on a quiet machine, of which it uses one core. Results are written after each case to <suite>.json, and in
 the end to <suite>.html and a PNG for each plot; without --output, to a new folder runs/<suite>-001, -002 and so on. --resume goes on where
 a run was interrupted, or its --minutes were over; without --output, in the latest folder. The results of the last full run are kept in
 benchmarks/results.
 """
 _COMPILED = ("CircleLoss", "MultiSimilarityLoss", "SupConLoss")  # others are where --library asks for it
 _ATTEMPTS = 3  # of a case that seems worse than it was
+_FAR = 8  # times as large is a size from whose growth that to larger ones is foreseen
+_MANY = 10_000  # of classes or rows of a bank, up to which dense execution is measured unasked
+_IMPORTS = 5  # fresh interpreters for each import that is timed
 
 
 def main(suite: str, arguments: Sequence[str] | None = None) -> int:
@@ -74,7 +79,7 @@ def _parse(suite: str, arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--resume", action="store_true", help="keep the results that are there, and measure what is missing")
     add("--minutes", type=_positive, metavar="M", help="begin no case after so long")
     add("--seconds", type=_positive, default=60.0, metavar="S", help="one call may take so long (default: %(default)g)")
-    add("--gigabytes", type=_positive, default=8.0, metavar="G", help="and so much memory (default: %(default)g)")
+    add("--gigabytes", type=_positive, default=10.0, metavar="G", help="and so much memory (default: %(default)g)")
     add(
         "--check",
         action="store_true",
@@ -162,23 +167,24 @@ def _sample(works: Sequence[Work]) -> list[Work]:
 def _cases(suite: str, works: Sequence[Work], options: argparse.Namespace) -> Iterator[Case]:
     for work in _sample(works) if options.quick and options.loss is None else works:
         family = FAMILIES[work.family]
-        sizes = options.sizes or (family.quick if options.quick else family.sizes[suite])
+        sizes = options.sizes or (family.quick if options.quick else sizes_of(work, suite))
         for size in sizes:
-            if options.sizes is None and work.max_size is not None and size > work.max_size:
-                continue
             for library in work.makers:
                 if not available(library) or (options.library is not None and library not in options.library):
                     continue
-                if options.library is None and not _usual(work, library, options, largest=size == sizes[-1]):
+                if options.library is None and not _usual(suite, work, library, size, options):
                     continue
                 yield Case(work.name, library, size)
 
 
-def _usual(work: Work, library: str, options: argparse.Namespace, *, largest: bool) -> bool:
-    """Whether a run has this execution unasked: compiling takes long, and dense execution of the largest size says little that is new."""
+def _usual(suite: str, work: Work, library: str, size: int, options: argparse.Namespace) -> bool:
+    """Whether a run has this execution unasked: compiling takes long, and dense execution at large sizes says little that is new."""
+    sizes = FAMILIES[work.family].sizes[suite]
     if library == f"{OURS}-compiled":
-        return largest and not options.quick and work.name in _COMPILED
-    return not (largest and library == f"{OURS}-dense") or options.quick or options.sizes is not None
+        return size == sizes[-1] and suite == "speed" and not options.quick and work.name in _COMPILED
+    if options.quick or options.sizes is not None or library == OURS or not is_ours(library):
+        return True
+    return size <= sizes[-1] if library == f"{OURS}-faiss" else size < sizes[-1] and size <= _MANY
 
 
 def _foreseen(case: Case, store: Store, limits: Limits) -> str | None:
@@ -189,9 +195,18 @@ def _foreseen(case: Case, store: Store, limits: Limits) -> str | None:
     last = max(before, key=lambda r: r["size"])
     if last["note"] is not None:
         return str(last["note"]).partition(" at ")[0] + f" at {last['size']:,} already" if last["note"].startswith("exceeds") else None
-    if last["cpu_ms"] * case.size / last["size"] > 1000 * limits.seconds:
-        return f"exceeds {limits.seconds:g} s, judging by {last['size']:,}"
+    first = min(before, key=lambda r: r["size"])
+    for key, unit, limit, name in (("cpu_ms", 1000, limits.seconds, "s"), ("peak_mb", 1024, limits.gigabytes, "GB")):
+        if last[key] is not None and last[key] * (case.size / last["size"]) ** _power(first, last, key) > limit * unit:
+            return f"exceeds {limit:g} {name}, judging by {last['size']:,}"
     return None
+
+
+def _power(first: Mapping[str, Any], last: Mapping[str, Any], key: str) -> float:
+    """By which a quantity grows at least: as it has grown, where sizes are far apart; between near ones, a library may change its way."""
+    if last["size"] < _FAR * first["size"] or not first[key]:
+        return 1.0
+    return max(1.0, slope([first["size"], last["size"]], [first[key], last[key]]) or 1.0)
 
 
 # ---- the suite
@@ -228,8 +243,14 @@ def _suite(suite: str, options: argparse.Namespace, console: Console) -> int:
                 else:
                     _measure(suite, case, limits, store)
             progress.advance(task)
+    if suite == "speed" and options.family is None and options.loss is None and store.results["imports"] is None:
+        store.results["imports"] = imports(1 if options.quick else _IMPORTS)
+        store.write()
     for family in dict.fromkeys(work.family for work in works):
         console.print(table(family, store.results))
+    if not options.quick:
+        console.print(targets_table([target for target in store.results["targets"] if target["measured"] != UNMEASURED]))
+        console.print(verdict(store.results["targets"]), highlight=False)
     console.print(f"Report: {write_page(store.path.parent, store.results)}", soft_wrap=True)
     if left:
         console.print(f"The time is over with {left} cases left; --resume goes on with them.")
@@ -246,6 +267,7 @@ def _progress(console: Console) -> Progress:
 
 def _measure(suite: str, case: Case, limits: Limits, store: Store) -> dict[str, Any]:
     work = all_works()[case.work]
+    limits = replace(limits, seconds=seconds_of(work, suite, case.size, limits.seconds))
     note = _foreseen(case, store, limits)
     result = run(case, limits, timed=suite == "speed") if note is None else {"note": note}
     return store.add(work.family, case, work.makers[case.library].expression, result)
@@ -291,7 +313,9 @@ def _compare(suite: str, case: Case, record: dict[str, Any], options: argparse.N
     best: dict[str, float] = {}
     complaints: list[str] = []
     for _ in range(_ATTEMPTS):
-        result = run(case, _limits(options), timed=suite == "speed")
+        limits = _limits(options)
+        limits = replace(limits, seconds=seconds_of(all_works()[case.work], suite, case.size, limits.seconds))
+        result = run(case, limits, timed=suite == "speed")
         if "note" in result or result["agrees"] is False:
             return f"{case.work}, {case.size:,}, {case.library}: {result.get('note', 'value or gradient is another')}"
         complaints = []

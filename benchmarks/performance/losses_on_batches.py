@@ -13,12 +13,14 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from benchmarks.performance.migration import Row, kind_of, names_of_rows, ours, table, theirs, with_options
-from benchmarks.performance.work import OURS, Make, Maker, Step, Work, labels_of, points
+from benchmarks.performance.work import OURS, PER_CLASS, Make, Maker, Step, Work, labels_of, points
 from metriczoo import losses
 
 __all__ = ["PEER", "RANKING", "executions", "works"]
 
 PEER = "pytorch-metric-learning"
+_SQUARE = "n classes of n points"
+_BINNED = ("FastAPLoss", "HistogramLoss")
 RANKING = ("FastAPLoss", "HistogramLoss", "PNPLoss", "RecallAtKLoss", "SmoothAPLoss")
 # Beside those of the table, and those that their defaults make.
 _FURTHER = {
@@ -27,6 +29,7 @@ _FURTHER = {
     "TripletMarginLoss squared": 'TripletMarginLoss(margin=0.2, penalty="squared")',
     "TripletMarginLoss of unscaled distances": 'TripletMarginLoss(margin=5, similarity=NegativeEuclidean(), reduction="mean_active")',
     "TripletMarginLoss hardest of unscaled distances": "TripletMarginLoss(margin=5, similarity=NegativeEuclidean(), miner=HardMiner())",
+    "TripletMarginLoss hardest (soft)": 'TripletMarginLoss(margin=0, penalty="soft", similarity=NegativeEuclidean(), miner=HardMiner())',
 }
 _ELSEWHERE = {  # classes of other families
     "Annealing",
@@ -75,7 +78,7 @@ def executions(expression: str, make: Callable[[str], Make]) -> dict[str, Maker]
 
 
 def _of_row(name: str, row: Row) -> Work:
-    square = "n classes of n points" in row.where
+    square = _SQUARE in row.where
     unit = "unit vectors only" in row.where
     make = partial(_step, square=square)
     peer = Maker(make(partial(theirs, row.theirs), normalize if unit else None), row.theirs)
@@ -84,16 +87,24 @@ def _of_row(name: str, row: Row) -> Work:
 
 def _work(name: str, expression: str, peers: dict[str, Maker], make: Callable[[str], Make] | None = None, row: Row | None = None) -> Work:
     makers = executions(expression, make or (lambda text: _step(partial(ours, text))))
-    family = "ranking" if kind_of(expression) in RANKING else "pairs"
+    kind = kind_of(expression)
     tolerance = max(1e-8, 10 * row.tolerance if row else 0)
-    return Work(name, family, {**makers, **peers}, scores=lambda n: (n, n), tolerance=tolerance)
+    square = row is not None and _SQUARE in row.where
+    elements = partial(_elements, kind in _BINNED, square) if kind in RANKING else None
+    family = "ranking" if kind in RANKING else "pairs"
+    return Work(name, family, {**makers, **peers}, scores=lambda n: (n, n), tolerance=tolerance, elements=elements)
 
 
-def _step(build: Build, prepare: Callable[[Tensor], Tensor] | None = None, *, square: bool = False) -> Make:
+def _elements(binned: bool, square: bool, n: int) -> int:
+    """A loss on histograms puts each score in a bin, one on ranks compares it with each positive of its anchor."""
+    return n * n * (1 if binned else (isqrt(n) if square else PER_CLASS) - 1)
+
+
+def _step(build: Build, prepare: Callable[[Tensor], Tensor] | None = None, *, square: bool = False, per_class: int = PER_CLASS) -> Make:
     def make(n: int, dtype: torch.dtype) -> Step:
-        per_class = isqrt(n) if square else 4
-        y = labels_of(n, per_class=per_class, shuffle=not square)
-        x = points(n, dtype, per_class=per_class)
+        count = isqrt(n) if square else per_class
+        y = labels_of(n, per_class=count, shuffle=not square)
+        x = points(n, dtype, per_class=count)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             loss = build().to(dtype)
@@ -119,15 +130,15 @@ def _torch_triplets(n: int, dtype: torch.dtype) -> Step:
     return Step(forward, (x,))
 
 
-def _sentence_transformers(name: str, method: str) -> Maker:
+def _sentence_transformers(name: str, **options: float) -> Maker:
     def make(n: int, dtype: torch.dtype) -> Step:
-        from sentence_transformers import losses as others
+        from sentence_transformers.sentence_transformer import losses as others
 
         x, y = points(n, dtype), labels_of(n)
-        loss = getattr(others, name)(model=nn.Identity(), margin=5)
-        return Step(lambda: getattr(loss, method)(y, x), (x,))
+        loss = getattr(others, name)(model=nn.Identity(), **options)
+        return Step(lambda: loss.compute_loss_from_embeddings([x], y), (x,))
 
-    return Maker(make, f"{name}(margin=5).{method}(y, x)")
+    return Maker(make, f"{name}({', '.join(f'{key}={value}' for key, value in options.items())})")
 
 
 def _named_pairs(build: Build, named: bool) -> Make:
@@ -161,23 +172,34 @@ def _behind(build: Build, miner: Build) -> Make:
 _UNSCALED = "TripletMarginLoss(margin=5, distance=LpDistance(normalize_embeddings=False))"
 _PRODUCT = "NPairsLoss(distance=DotProductSimilarity(normalize_embeddings=False))"
 _MARGIN = "MarginLoss(margin=0.2, beta=1.25, learn_beta=True)"
+_HARDEST = "TripletMarginLoss(margin=0.2, distance=CosineSimilarity(), reducer=MeanReducer())"
+_BY_COSINE = "BatchHardMiner(distance=CosineSimilarity())"
 _PEERS = {
+    "TripletMarginLoss hardest": {
+        PEER: Maker(_behind(partial(theirs, _HARDEST), partial(theirs, _BY_COSINE)), f"{_HARDEST}, {_BY_COSINE}")
+    },
     "MarginLoss hardest": {
         PEER: Maker(_behind(partial(theirs, _MARGIN), partial(theirs, "BatchHardMiner()")), f"{_MARGIN}, BatchHardMiner()")
     },
     "TripletMarginLoss of unscaled distances": {
         PEER: Maker(_step(partial(theirs, _UNSCALED)), _UNSCALED),
-        "sentence-transformers": _sentence_transformers("BatchAllTripletLoss", "batch_all_triplet_loss"),
+        "sentence-transformers": _sentence_transformers("BatchAllTripletLoss", margin=5),
         "torch": Maker(_torch_triplets, "nn.TripletMarginLoss(margin=5, eps=0) on all triplets, listed by a mask"),
     },
     "TripletMarginLoss hardest of unscaled distances": {
-        "sentence-transformers": _sentence_transformers("BatchHardTripletLoss", "batch_hard_triplet_loss"),
+        "sentence-transformers": _sentence_transformers("BatchHardTripletLoss", margin=5),
     },
+    "TripletMarginLoss hardest (soft)": {"sentence-transformers": _sentence_transformers("BatchHardSoftMarginTripletLoss")},
 }
 
 
 def _special() -> list[Work]:
-    """Losses whose calls differ from those of others, or from library to library."""
+    """Losses whose calls or batches differ from those of others, or from library to library."""
+    row = names_of_rows(table("Losses on pairs and triplets"))["TripletMarginLoss"]
+    larger = {
+        **executions(row.ours, lambda text: _step(partial(ours, text), per_class=8)),
+        PEER: Maker(_step(partial(theirs, row.theirs), per_class=8), row.theirs),
+    }
     pairs = {
         **executions("NPairsLoss()", lambda text: _named_pairs(partial(ours, text), named=True)),
         PEER: Maker(_named_pairs(partial(theirs, _PRODUCT), named=False), _PRODUCT),
@@ -187,6 +209,7 @@ def _special() -> list[Work]:
         PEER: Maker(_instances(partial(theirs, "InstanceLoss(gamma=8)")), "InstanceLoss(gamma=8)"),
     }
     return [
+        Work("TripletMarginLoss of 8 per class", "pairs", larger, scores=lambda n: (n, n)),
         Work("NPairsLoss of named pairs", "pairs", pairs, scores=lambda n: (n // 2, n // 2)),
         Work("InstanceLoss of instances", "pairs", instances, scores=lambda n: (n, n)),
     ]

@@ -20,7 +20,7 @@ from metriczoo import losses
 
 __all__ = ["works"]
 
-_LARGE = ("ArcFaceLoss", "CosFaceLoss", "NormFaceLoss as NormalizedSoftmaxLoss", "SoftmaxLoss")
+_LARGE = ("ArcFaceLoss", "SoftmaxLoss")  # which are measured with a million classes
 _SPARSE = ("CenterLoss", "HierarchicalSoftmaxLoss", "NegativeSamplingLoss")  # a point meets few classes: no matrix product
 _ALIASES = ("AMSoftmaxLoss",)  # of CosFaceLoss
 

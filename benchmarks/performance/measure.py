@@ -5,25 +5,31 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import subprocess
+import sys
 import time
 import warnings
 from dataclasses import dataclass
 from functools import cache
 from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from benchmarks.performance.machine import PeakMemory, limit_memory
-from benchmarks.performance.registry import FAMILIES, all_works
-from benchmarks.performance.work import DIM, OURS, Step, Work
+from benchmarks.performance.machine import PeakMemory, give_back_memory, limit_memory
+from benchmarks.performance.registry import FAMILIES, Family, all_works
+from benchmarks.performance.summary import is_ours
+from benchmarks.performance.work import DIM, OURS, Maker, Step, Work
 
-__all__ = ["Case", "Limits", "agreement", "run"]
+__all__ = ["Case", "Limits", "agreement", "imports", "run"]
 
 _REPEATS = 5
 _TILE = 2**24  # scores that the matrix products of the unit hold at once
+_BLOCK, _BLOCKS = 2**18, 32  # numbers of a sigmoid in one call, and calls that are timed together
+_ROOT = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True)
@@ -47,7 +53,7 @@ class Limits:
 
     seconds: float = 60.0
     gigabytes: float = 8.0
-    repeat: float = 1.5
+    repeat: float = 1.0
 
 
 # ---- the parent
@@ -112,8 +118,9 @@ def _measure(connection: Connection, case: Case, limits: Limits, timed: bool) ->
     work = all_works()[case.work]
     family, maker = FAMILIES[work.family], work.makers[case.library]
     if not case.library.endswith("compiled"):
-        maker.make(family.quick[0], torch.float32).run()  # code is read and threads are made before anything is measured
+        _warm_up(maker, case, family)
     step = maker.make(case.size, torch.float32)
+    give_back_memory()
     limit_memory(limits.gigabytes)
     connection.send({})
     if case.library.endswith("compiled"):
@@ -131,7 +138,20 @@ def _measure(connection: Connection, case: Case, limits: Limits, timed: bool) ->
     if timed and work.scores is not None:
         product = _products(*work.scores(case.size), family.products, limits.repeat)
         result |= {"products_ms": product, "ratio": result["cpu_ms"] / product}
+        if work.elements is not None:
+            floor = product + _elements(work.elements(case.size))
+            result |= {"floor_ms": floor, "floor_ratio": result["cpu_ms"] / floor}
     connection.send(result | agreement(work, case.library))
+
+
+def _warm_up(maker: Maker, case: Case, family: Family) -> None:
+    """Have code read and threads made before anything is measured.
+
+    What we do depends on the size, so that ours runs at one that takes the path of the case. Others are slow: theirs runs at a small one.
+    """
+    sizes = (family.quick[0], min(case.size, family.warm)) if is_ours(case.library) else (family.quick[0],)
+    for size in sizes:
+        maker.make(size, torch.float32).run()
 
 
 def _timed(step: Step) -> tuple[float, float]:
@@ -169,6 +189,30 @@ def _products(rows: int, columns: int, count: int, seconds: float) -> float:
                     torch.mm(part.T, block, out=grad_r[j : j + width])
         best = min(best, time.process_time() - start)
     return 1000 * best
+
+
+def _elements(count: int) -> float:
+    """CPU time of so many sigmoids, in memory that is near, in milliseconds."""
+    block = torch.randn(_BLOCK)
+    out = torch.empty_like(block)
+    best = float("inf")
+    for _ in range(1 + _REPEATS):
+        start = time.process_time()
+        for _ in range(_BLOCKS):
+            torch.sigmoid(block, out=out)
+        best = min(best, time.process_time() - start)
+    return 1000 * best * count / (_BLOCK * _BLOCKS)
+
+
+def imports(repeats: int) -> dict[str, Any]:
+    """CPU time of `import torch` and `import metriczoo`, in milliseconds: the least of `repeats` fresh interpreters each."""
+    times: dict[str, float] = {}
+    for _ in range(repeats):
+        for module in ("torch", "metriczoo"):
+            code = f"import time; start = time.process_time(); import {module}; print(time.process_time() - start)"
+            printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=_ROOT).stdout
+            times[module] = min(times.get(module, float("inf")), 1000 * float(printed))
+    return {"torch_ms": times["torch"], "metriczoo_ms": times["metriczoo"], "repeats": repeats}
 
 
 def agreement(work: Work, library: str) -> dict[str, Any]:

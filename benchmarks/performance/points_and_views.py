@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, normalize
 
 from benchmarks.performance.losses_on_batches import PEER, executions
@@ -25,8 +25,27 @@ def works() -> list[Work]:
     clip, siglip = "NTXentLoss(temperature=0.07, symmetric=True)", "SigmoidLoss(scale=10.0, bias=-10.0, learnable=False)"
     vicreg = "VICRegLoss(invariance_lambda=25, variance_mu=25, covariance_v=1)"
     return [
-        _towers("NTXentLoss of two towers", clip, Maker(_two(_clip), "the mean of cross_entropy by rows and by columns")),
-        _towers("SigmoidLoss of two towers", siglip, Maker(_two(_siglip), "binary_cross_entropy_with_logits, identity as target")),
+        _towers(
+            "NTXentLoss of two towers",
+            clip,
+            {
+                "torch": Maker(_two(_clip), "the mean of cross_entropy by rows and by columns"),
+                "sentence-transformers": _multiple_negatives(("query_to_doc", "doc_to_query"), "per_direction"),
+            },
+        ),
+        _towers(
+            "NTXentLoss from one tower to the other",
+            "NTXentLoss(temperature=0.07)",
+            {
+                "torch": Maker(_two(_one_way), "cross_entropy by rows"),
+                "sentence-transformers": _multiple_negatives(("query_to_doc",), "joint"),
+            },
+        ),
+        _towers(
+            "SigmoidLoss of two towers",
+            siglip,
+            {"torch": Maker(_two(_siglip), "binary_cross_entropy_with_logits, identity as target")},
+        ),
         Work("VICRegLoss", "points", {**_views("VICRegLoss()"), PEER: Maker(_two_of_peer(vicreg), vicreg)}, tolerance=1e-7),
         Work(
             "BarlowTwinsLoss",
@@ -62,13 +81,28 @@ def _two_of_peer(expression: str) -> Make:
     return make
 
 
-def _towers(name: str, expression: str, textbook: Maker) -> Work:
+def _towers(name: str, expression: str, peers: dict[str, Maker]) -> Work:
     def make(text: str, n: int, dtype: torch.dtype) -> Step:
         x, r, rows, loss = points(n, dtype), points(n, dtype, seed=1), torch.arange(n), ours(text)
         return Step(lambda: loss(x, rows, (r, rows)), (x, r))
 
-    makers = {**executions(expression, lambda text: partial(make, text)), "torch": textbook}
+    makers = {**executions(expression, lambda text: partial(make, text)), **peers}
     return Work(name, "points", makers, scores=lambda n: (n, n))
+
+
+def _multiple_negatives(directions: tuple[str, ...], partition: str) -> Maker:
+    def make(n: int, dtype: torch.dtype) -> Step:
+        from sentence_transformers.sentence_transformer import losses as others
+
+        x, r, rows = points(n, dtype), points(n, dtype, seed=1), torch.arange(n)
+        loss = others.MultipleNegativesRankingLoss(nn.Identity(), scale=1 / 0.07, directions=directions, partition_mode=partition)
+        return Step(lambda: loss.compute_loss_from_embeddings([x, r], rows), (x, r))
+
+    return Maker(make, f"MultipleNegativesRankingLoss(scale=1 / 0.07, directions={directions})")
+
+
+def _one_way(x: Tensor, r: Tensor) -> Tensor:
+    return cross_entropy(normalize(x) @ normalize(r).T / 0.07, torch.arange(len(x)))
 
 
 def _clip(x: Tensor, r: Tensor) -> Tensor:

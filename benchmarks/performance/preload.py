@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
 import warnings
 
@@ -17,3 +18,4 @@ with warnings.catch_warnings():
         with contextlib.suppress(ImportError):
             importlib.import_module(module)
     all_works()
+gc.freeze()  # what is there already need not be looked through by the process of each case

@@ -11,6 +11,7 @@ from typing import Any
 from benchmarks.performance.machine import describe
 from benchmarks.performance.measure import Case
 from benchmarks.performance.summary import growth
+from benchmarks.performance.targets import outcomes
 
 __all__ = ["FIELDS", "KEPT", "Store", "open_store", "read", "write_whole"]
 
@@ -27,13 +28,15 @@ FIELDS = (
     "repeats",
     "products_ms",  # CPU time of the matrix products that the work cannot do without
     "ratio",  # of CPU times
+    "floor_ms",  # of a loss on ranks: the products, and the comparisons of its definition
+    "floor_ratio",
     "peak_mb",
     "value_difference",
     "gradient_difference",
     "agrees",
     "note",  # why there is no number
 )
-_NUMBERS = ("cpu_ms", "wall_ms", "repeats", "products_ms", "ratio", "peak_mb")
+_NUMBERS = ("cpu_ms", "wall_ms", "repeats", "products_ms", "ratio", "floor_ms", "floor_ratio", "peak_mb")
 
 
 class Store:
@@ -76,6 +79,7 @@ class Store:
     def write(self) -> None:
         """Write the file."""
         self.results["growth"] = growth(self.records)
+        self.results["targets"] = outcomes(self.results)
         write_whole(self.path, json.dumps(self.results, indent=1, allow_nan=False) + "\n")
 
 
@@ -111,7 +115,17 @@ def open_store(suite: str, output: str | None, settings: Mapping[str, Any], *, r
     path = folder / f"{suite}.json"
     here = describe()
     if not path.exists():
-        return Store(path, {"format": FORMAT, "suite": suite, **here, "settings": dict(settings), "records": [], "growth": []})
+        results = {
+            "format": FORMAT,
+            "suite": suite,
+            **here,
+            "settings": dict(settings),
+            "imports": None,  # CPU time of `import torch` and of `import metriczoo`
+            "records": [],
+            "growth": [],
+            "targets": [],
+        }
+        return Store(path, results)
     if not resume:
         raise ValueError(f"{path} holds results already: pass --resume to go on with them, or another --output.")
     found = read(path)

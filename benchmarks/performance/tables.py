@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
-
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.performance.registry import FAMILIES
 from benchmarks.performance.summary import is_ours
 from benchmarks.performance.work import OURS
 
-__all__ = ["WORDS", "headings", "number", "rows", "table"]
+if TYPE_CHECKING:
+    from rich.table import Table
+
+__all__ = ["TARGET_HEADINGS", "WORDS", "headings", "number", "rows", "table", "target_rows", "targets_table"]
 
 Record = Mapping[str, Any]
 
@@ -24,8 +24,9 @@ def headings(family: str, suite: str) -> tuple[str, ...]:
     """Of the columns."""
     what = FAMILIES[family]
     unit = "/ product" if what.products == 1 else f"/ {what.products} products"
+    floor = ("/ floor",) if family == "ranking" and suite == "speed" else ()
     numbers = ("CPU ms", unit, "Peak MB", "Time / ours", "Memory / ours", "Time grows as", "Memory grows as")
-    return ("Work", what.size.capitalize(), "Library", *_of_suite(suite, numbers), "Note")
+    return ("Work", what.size.capitalize(), "Library", *_of_suite(suite, numbers), *floor, "Note")
 
 
 def rows(family: str, results: Mapping[str, Any]) -> list[tuple[str, ...]]:
@@ -44,8 +45,9 @@ def _row(record: Record, own: Record | None, exponents: Mapping[str, Any], suite
     figures += [_over(record[key], other[key] if other else None) for key in ("cpu_ms", "peak_mb")]
     powers = (None if record["note"] else exponents.get(name) for name in ("time", "memory"))
     figures += ["" if power is None else f"N^{power:.1f}" for power in powers]
-    note = record["note"] or ("" if record["agrees"] is not None else "not compared")
-    return (record["work"], f"{record['size']:,}", record["library"], *_of_suite(suite, figures), note)
+    floor = (number(record["floor_ratio"]),) if record["family"] == "ranking" and suite == "speed" else ()
+    note = record["note"] or ("" if record["agrees"] is not None or record["library"] == OURS else "not compared")
+    return (record["work"], f"{record['size']:,}", record["library"], *_of_suite(suite, figures), *floor, note)
 
 
 def _of_suite(suite: str, columns: Sequence[str]) -> tuple[str, ...]:
@@ -66,6 +68,9 @@ def number(value: float | None) -> str:
 
 def table(family: str, results: Mapping[str, Any]) -> Table:
     """For the terminal."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
     result = Table(title=FAMILIES[family].title, box=SIMPLE_HEAD, title_justify="left", padding=(0, 1, 0, 0))
     for heading in headings(family, results["suite"]):
         words = heading in WORDS
@@ -76,4 +81,32 @@ def table(family: str, results: Mapping[str, Any]) -> Table:
             result.add_section()
         result.add_row("" if row[0] == last else row[0], *row[1:])
         last = row[0]
+    return result
+
+
+# ---- what was promised
+
+TARGET_HEADINGS = ("Target", "Size", "Wanted", "Measured", "Met")
+_MET = {True: "yes", False: "no", None: ""}
+
+
+def target_rows(outcomes: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
+    """Of each target, in the order of the list."""
+    rows = []
+    for outcome in outcomes:
+        missed = f"; missed by {', '.join(outcome['missed'])}" if outcome["missed"] else ""
+        rows.append((outcome["work"], outcome["size"], outcome["wanted"], outcome["measured"] + missed, _MET[outcome["met"]]))
+    return rows
+
+
+def targets_table(outcomes: Sequence[Mapping[str, Any]]) -> Table:
+    """For the terminal."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    result = Table(title="Targets", box=SIMPLE_HEAD, title_justify="left", padding=(0, 1, 0, 0))
+    for heading in TARGET_HEADINGS:
+        result.add_column(heading, overflow="fold")
+    for row in target_rows(outcomes):
+        result.add_row(*row)
     return result

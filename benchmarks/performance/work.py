@@ -65,6 +65,8 @@ class Work:
         tolerance: largest relative difference, in float64, to which outcomes are equal.
         uncompared: why outcomes are not compared, if they are not.
         max_size: beyond which the suite does not measure it unless asked to.
+        elements: of a size, how many sigmoids or the like its definition has beside the scores. With the matrix products, they are the
+            floor of a loss on ranks. None: the scores are all there is to it.
     """
 
     name: str
@@ -75,6 +77,7 @@ class Work:
     tolerance: float = 1e-8
     uncompared: str = ""
     max_size: int | None = None
+    elements: Callable[[int], int] | None = None
 
 
 def points(n: int, dtype: torch.dtype, *, seed: int = 0, grad: bool = True, per_class: int = PER_CLASS) -> Tensor:

@@ -2,44 +2,42 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from metriczoo._execution import tracing
-from metriczoo.functional._softplus import softplus
 from metriczoo.scores import Scores, Terms
 
-__all__ = ["check_between", "fold_positives", "log_share", "narrow_set", "pair_terms", "rows_of_positives", "softmax_mean", "to_negatives"]
+__all__ = [
+    "check_between",
+    "fold_positives",
+    "holding",
+    "in_one_array",
+    "narrow_set",
+    "pair_terms",
+    "rows_of_positives",
+    "to_negatives",
+]
 
 
 def pair_terms(losses: Scores, against: Scores | None = None, *, weight: float = 1.0) -> Terms:
     """The terms of a loss per pair, which is `weight` times a value. An anchor whose set `against` is empty has no pair that counts."""
     if against is not None:
         losses = losses.where((against.count() > 0).unsqueeze(1))
-    with torch.no_grad():  # comparisons and masks take several times the time of arithmetic
-        active = losses.map(lambda v: v.sign().abs_()).sum()
-    return Terms(weight * losses.sum(), losses.count(), active)
+    if not in_one_array(losses):
+        with torch.no_grad():
+            active = losses.map(lambda v: v.sign().abs()).sum()
+        return Terms(weight * losses.sum(), losses.count(), active)
+    filled = losses.fill(0.0)
+    active = filled.detach().sign().abs_().sum(1)  # comparisons and masks take several times the time of arithmetic
+    return Terms(weight * filled.sum(1), losses.count(), active)
 
 
-def log_share(far: Tensor, near: Tensor) -> Tensor:
-    """`[b]`: minus the logarithm of the share that the positives have of the softmax over both sets; 0 where either set is empty.
-
-    `far` and `near` are the log-sum-exps of the logits of negatives and of positives, `[b]`.
-    """
-    return softplus(torch.where(near > -math.inf, far - near, -math.inf))
-
-
-def softmax_mean(values: Scores, scale: float | Tensor, *, detach_weights: bool) -> Tensor:
-    """`[b]`: mean weighted by exp(scale * value), that is by a softmax; 0 for an empty set."""
-    weighing = values.map(Tensor.detach) if detach_weights else values
-    logits = weighing.map(lambda v: scale * v)
-    total = logits.logsumexp().unsqueeze(1)
-    # In the set no logit exceeds the total. The bound is for cells outside, whose exponential could overflow.
-    weights = logits.map(lambda v: (v - total).clamp(max=0).exp()).value
-    return values.map(lambda v: weights * v).sum()
+def in_one_array(scores: Scores) -> bool:
+    """Whether the cells are there, all in `value`, and no trace forbids to fold them by other than operations of autograd."""
+    return type(scores) is Scores and not tracing(scores.value)
 
 
 def fold_positives(s_n: Scores, s_p: Scores, fold: Callable[[Scores], Tensor]) -> tuple[Scores, Tensor]:
@@ -61,7 +59,7 @@ def fold_positives(s_n: Scores, s_p: Scores, fold: Callable[[Scores], Tensor]) -
     """
     check_between(s_p)
     s_p = narrow_set(s_p)
-    folded = [fold(_holding(s_n, to_negatives(s_n, s_p, k))) for k in range(s_p.value.shape[1])]
+    folded = [fold(holding(s_n, to_negatives(s_n, s_p, k))) for k in range(s_p.value.shape[1])]
     return s_p, torch.stack(folded, dim=1) if folded else s_p.value
 
 
@@ -91,7 +89,7 @@ def to_negatives(s_n: Scores, s_p: Scores, k: int) -> Tensor:
     return s_p.block.between(column, s_n.columns)
 
 
-def _holding(scores: Scores, value: Tensor) -> Scores:
+def holding(scores: Scores, value: Tensor) -> Scores:
     """The same set with other values."""
     return scores.map(lambda _: value)
 

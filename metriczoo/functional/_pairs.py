@@ -15,7 +15,7 @@ from metriczoo.functional._folds import narrow_set
 from metriczoo.functional._softplus import softplus
 from metriczoo.scores import Scores, Terms
 
-__all__ = ["PENALTIES", "Penalty", "pair_sum"]
+__all__ = ["PENALTIES", "Penalty", "broadcast_sum", "pair_sum"]
 
 
 class Penalty(NamedTuple):
@@ -23,6 +23,7 @@ class Penalty(NamedTuple):
 
     value: Callable[[Tensor], Tensor]
     sum_: Callable[[Tensor], Tensor]  # sums the values of each row, and leaves the derivatives in place of the violations
+    slope_: Callable[[Tensor], Tensor]  # the derivatives alone, in place
     power: int | None  # of the hinge, which can be summed by sorting; None for others
 
 
@@ -45,12 +46,15 @@ def _sum_soft_(t: Tensor) -> Tensor:
 
 
 PENALTIES = {
-    "hinge": Penalty(torch.relu, _sum_hinge_, 1),
-    "squared": Penalty(lambda t: t.relu().square(), _sum_squared_, 2),
-    "soft": Penalty(softplus, _sum_soft_, None),
+    "hinge": Penalty(torch.relu, _sum_hinge_, lambda t: t.clamp_(min=0).sign_(), 1),
+    "squared": Penalty(lambda t: t.relu().square(), _sum_squared_, lambda t: t.clamp_(min=0).mul_(2), 2),
+    "soft": Penalty(softplus, _sum_soft_, Tensor.sigmoid_, None),
 }
 
 _FEW = 48  # positives up to which a loop over them is faster than sorting them
+_FUSED = 16  # positives up to which a compiled program has a term for each in one loop over negatives
+_REACH = 30.0  # distance of a negative from a threshold up to which exponentials are far from over- and underflow
+_LOG_RANGE = 80.0  # logarithm of a number that is far from overflow
 _WIDE = 2**22  # elements of an array (anchors x positives x negatives) that a traced program may hold at once
 
 
@@ -64,20 +68,31 @@ def pair_sum(s_n: Scores, s_p: Scores, margin: float | Tensor, penalty: Penalty)
     violation = s_n.fill(-math.inf)
     thresholds = torch.where(s_p.mask, s_p.value - margin, math.inf)
     count = s_n.count() * s_p.count()
-    if penalty.power is not None and (tracing(violation) or thresholds.shape[1] > _FEW):
+    if tracing(violation) and thresholds.shape[1] <= _FUSED:
+        total, active = _fused_sum(violation, thresholds, penalty)
+    elif penalty.power is not None and (tracing(violation) or thresholds.shape[1] > _FEW):
         total, active = _sorted_sum(violation, thresholds, penalty.power)
     elif tracing(violation):
-        total, active = _broadcast_sum(violation, thresholds, penalty)
+        total, active = broadcast_sum(violation, thresholds, penalty)
     else:
-        total, active = _PairSum.apply(violation, thresholds, penalty)[:2]  # type: ignore[no-untyped-call]
+        reach = _reach(s_n, thresholds) if penalty.power is None else None
+        total, active = _PairSum.apply(s_n.value, violation.detach(), thresholds, penalty, count, reach)[:2]  # type: ignore[no-untyped-call]
     return Terms(total, count, active)
 
 
 class _PairSum(torch.autograd.Function):
-    """A loop over positives. Forward accumulates the derivative, so that no array per positive is kept for backward."""
+    """A loop over positives. Forward accumulates the derivative, so that no array per positive is kept for backward.
+
+    `violation` is `value`, and -inf outside of the set, where there is no slope either: so the gradient of `value` needs no mask.
+    """
 
     @staticmethod
-    def forward(violation: Tensor, thresholds: Tensor, penalty: Penalty) -> tuple[Tensor, ...]:
+    def forward(
+        value: Tensor, violation: Tensor, thresholds: Tensor, penalty: Penalty, count: Tensor, reach: tuple[float, float] | None
+    ) -> tuple[Tensor, ...]:
+        if reach is not None:
+            total, *slopes = _factored_sum(violation, thresholds, *reach)
+            return total, count.clone(), *slopes
         total = violation.new_zeros(violation.shape[0])
         active = torch.zeros(violation.shape[0], dtype=torch.int64, device=violation.device)
         slope_n, slopes_p = torch.zeros_like(violation), torch.zeros_like(thresholds)
@@ -89,32 +104,73 @@ class _PairSum(torch.autograd.Function):
             if k:
                 slope_n += t
             slopes_p[:, k] = t.sum(1)
-            active += slopes_p[:, k].long() if penalty.power == 1 else (t > 0).sum(1)
+            active += slopes_p[:, k].long() if penalty.power == 1 else t.sign().sum(1).long()
         return total, active, slope_n, slopes_p
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        violation, thresholds, ctx.penalty = inputs
+        value, violation, thresholds, ctx.penalty, *_ = inputs
         ctx.mark_non_differentiable(*output[1:])
         ctx.set_materialize_grads(False)  # zeros for the output that is as large as the block
-        ctx.save_for_backward(violation, thresholds, *output[2:])
+        ctx.save_for_backward(value, violation, thresholds, *output[2:])
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor | None, *_: Tensor) -> tuple[Tensor | None, ...]:
         if grad is None:
-            return None, None, None
-        violation, thresholds, slope_n, slopes_p = ctx.saved_tensors
+            return (None,) * 6
+        value, violation, thresholds, slope_n, slopes_p = ctx.saved_tensors
         factor = grad.unsqueeze(1)
         if torch.is_grad_enabled() and ctx.penalty.power != 1:  # the slopes of a hinge are constants, others have a derivative of their own
-            total = _broadcast_sum(violation, thresholds, ctx.penalty)[0]
-            g_n, g_p = torch.autograd.grad(
-                total, (violation, thresholds), grad, create_graph=True, allow_unused=True, materialize_grads=True
-            )
-            return g_n, g_p, None
-        return slope_n * factor, -slopes_p * factor, None
+            total = broadcast_sum(torch.where(violation.isfinite(), value, violation), thresholds, ctx.penalty)[0]
+            g_n, g_p = torch.autograd.grad(total, (value, thresholds), grad, create_graph=True, allow_unused=True, materialize_grads=True)
+            return g_n, None, g_p, None, None, None
+        return slope_n * factor, None, -slopes_p * factor, None, None, None
 
 
-def _broadcast_sum(violation: Tensor, thresholds: Tensor, penalty: Penalty) -> tuple[Tensor, Tensor]:
+def _reach(s_n: Scores, thresholds: Tensor) -> tuple[float, float] | None:
+    """The largest value of `s_n`, and how far at most one is from a threshold, either way; None where that is too far or not to be read."""
+    if not reads_are_free(thresholds) or 0 in s_n.value.shape:
+        return None
+    inside = thresholds.detach()[thresholds.isfinite()]
+    if not len(inside):
+        return None
+    lowest, highest = (float(bound) for bound in s_n.value.detach().aminmax())
+    reach = max(highest - float(inside.amin()), float(inside.amax()) - lowest)
+    return (highest, reach) if 0 <= reach < _REACH else None
+
+
+def _factored_sum(violation: Tensor, thresholds: Tensor, highest: float, reach: float) -> tuple[Tensor, ...]:
+    """Of the soft penalty: an exponential for each negative and each positive, rather than for each pair, and few logarithms.
+
+    `e^(v - t)` is a product, and a sum of logarithms that of a product: `prod (1 + x) = 1 + q`. All of it is in reach, so that nothing
+    over- or underflows, and every pair has a loss other than 0.
+    """
+    total, slope_n, slopes_p = violation.new_zeros(violation.shape[0]), torch.zeros_like(violation), torch.zeros_like(thresholds)
+    far, near = (violation - highest).exp_(), (highest - thresholds).exp_()
+    x, one_more, q = torch.empty_like(far), torch.empty_like(far), torch.zeros_like(far)
+    step = max(1, int(_LOG_RANGE / (reach + math.log(2))))  # of so many factors the product does not overflow
+    for k in range(thresholds.shape[1]):
+        torch.mul(far, near[:, k : k + 1], out=x)
+        torch.add(x, 1, out=one_more)
+        torch.addcmul(x, q, one_more, out=q)
+        slope_n += x.div_(one_more)
+        slopes_p[:, k] = x.sum(1)
+        if (k + 1) % step == 0 or k + 1 == thresholds.shape[1]:
+            total += q.log1p_().sum(1)
+            q.zero_()
+    return total, slope_n, slopes_p
+
+
+def _fused_sum(violation: Tensor, thresholds: Tensor, penalty: Penalty) -> tuple[Tensor, Tensor]:
+    """One positive after the other, by operations that a compiler makes one loop of."""
+    total, active = torch.zeros_like(violation), torch.zeros_like(violation)
+    for k in range(thresholds.shape[1]):
+        loss = penalty.value(violation - thresholds[:, k : k + 1])
+        total, active = total + loss, active + loss.detach().sign()
+    return total.sum(1), active.sum(1).long()
+
+
+def broadcast_sum(violation: Tensor, thresholds: Tensor, penalty: Penalty) -> tuple[Tensor, Tensor]:
     """A few positives at a time, by operations that can be traced and differentiated any number of times."""
     b, n = violation.shape
     step = max(1, _WIDE // max(1, b * n))

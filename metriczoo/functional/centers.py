@@ -65,7 +65,7 @@ def triplet_center(s_n: Tensor | Scores, s_p: Tensor | Scores, *, margin: float 
     return (margin + (as_scores(s_n).max() - as_scores(s_p).min()) / 2).relu()
 
 
-def magnet(s_n: Tensor | Scores, s_p: Tensor | Scores, *, margin: float | Tensor = 1.0) -> Tensor:
+def magnet(s_n: Tensor | Scores, s_p: Tensor | Scores, *, margin: float | Tensor = 1.0, sums: Tensor | None = None) -> Tensor:
     r"""Magnet loss: the own cluster against the clusters of other classes, in units of the variance within clusters.
 
     .. math::
@@ -78,6 +78,7 @@ def magnet(s_n: Tensor | Scores, s_p: Tensor | Scores, *, margin: float | Tensor
         s_n: `[b, n]`, negated squared distances to the centres of clusters of other classes.
         s_p: `[b, p]`, negated squared distances to the centre of the own cluster; of several the nearest is the own one.
         margin: :math:`\alpha \ge 0`, on logits.
+        sums: `[2]`, sum of :math:`d_p^2` over all anchors and their number, where these are a part of a batch. Default: of these.
 
     Returns:
         `[b]`, >= 0; 0 where either set is empty.
@@ -94,9 +95,9 @@ def magnet(s_n: Tensor | Scores, s_p: Tensor | Scores, *, margin: float | Tensor
         Rippel, Paluri, Dollar, Bourdev. Metric Learning with Adaptive Density Discrimination. ICLR 2016, section 3.
     """
     s_n, s_p = as_scores(s_n), as_scores(s_p)
-    there = s_p.count() > 0
-    distance = torch.where(there, -s_p.max(), s_p.sum())  # the sum of an empty set is 0, attached to the graph
-    variance = distance.sum() / (there.sum() - 1).clamp(min=1)
+    there, distance = s_p.count() > 0, _distance(s_p)
+    total, number = (distances_to_own(s_p).sum(0) if sums is None else sums).unbind()
+    variance = total / (number - 1).clamp(min=1)
     least = (16 * torch.finfo(variance.dtype).eps) ** 2  # what rounding leaves of unit vectors that are at their centres
     fixed, twice = variance <= least, 2 * variance.clamp(min=least)  # then any unit will do, but a gradient would be of rounding alone
 
@@ -104,3 +105,12 @@ def magnet(s_n: Tensor | Scores, s_p: Tensor | Scores, *, margin: float | Tensor
         return torch.where(fixed, s.detach(), s) / twice
 
     return torch.where(there, (margin + logit(distance) + s_n.map(logit).logsumexp()).relu(), 0.0)
+
+
+def distances_to_own(s_p: Scores) -> Tensor:
+    """`[b, 2]`: squared distance of each anchor to its own cluster, and 1, or zeros: what the variance of `magnet` is made of."""
+    return torch.stack([_distance(s_p), (s_p.count() > 0).to(s_p.value.dtype)], dim=1)
+
+
+def _distance(s_p: Scores) -> Tensor:
+    return torch.where(s_p.count() > 0, -s_p.max(), s_p.sum())  # the sum of an empty set is 0, attached to the graph

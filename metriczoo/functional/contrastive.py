@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from metriczoo.functional._folds import pair_terms
+from metriczoo.functional._violations import hinge_terms
 from metriczoo.scores import Scores, Terms, as_scores
 
 __all__ = ["contrastive", "contrastive_cosine"]
@@ -40,9 +40,9 @@ def contrastive(
     References:
         Hadsell, Chopra, LeCun. Dimensionality Reduction by Learning an Invariant Mapping. CVPR 2006, equations 1 and 4.
     """
-    positive = as_scores(s_p).map(lambda s: (-s - positive_margin).relu_().square())
-    negative = as_scores(s_n).map(lambda s: (negative_margin + s).relu_().square())
-    return pair_terms(positive, weight=0.5), pair_terms(negative, weight=0.5)
+    far = as_scores(s_p).map(lambda s: -s - positive_margin)
+    near = as_scores(s_n).map(lambda s: negative_margin + s)
+    return hinge_terms(far, power=2, weight=0.5), hinge_terms(near, power=2, weight=0.5)
 
 
 def contrastive_cosine(
@@ -75,6 +75,6 @@ def contrastive_cosine(
         Hadsell, Chopra, LeCun. Dimensionality Reduction by Learning an Invariant Mapping. CVPR 2006, for the two terms.
         Wang, Zhang, Huang, Scott. Cross-Batch Memory for Embedding Learning. CVPR 2020, for the form on cosines.
     """
-    positive = as_scores(s_p).map(lambda s: (positive_margin - s).relu_())
-    negative = as_scores(s_n).map(lambda s: (s - negative_margin).relu_())
-    return pair_terms(positive), pair_terms(negative)
+    far = as_scores(s_p).map(lambda s: positive_margin - s)
+    near = as_scores(s_n).map(lambda s: s - negative_margin)
+    return hinge_terms(far), hinge_terms(near)

@@ -6,12 +6,13 @@ import torch
 from torch import Tensor
 
 from metriczoo.functional._folds import pair_terms
+from metriczoo.functional._histograms import soft_histogram, soft_histogram_and_cells
 from metriczoo.scores import Scores, Terms, as_scores
 
 __all__ = ["difference_histogram", "dynamic_soft_margin", "histogram"]
 
 
-def histogram(s_n: Tensor | Scores, s_p: Tensor | Scores, *, num_bins: int = 100) -> Terms:
+def histogram(s_n: Tensor | Scores, s_p: Tensor | Scores, *, num_bins: int = 100, positive: Tensor | None = None) -> Terms:
     r"""Histogram loss: the probability that a random negative pair is nearer than a random positive one.
 
     .. math:: L = \sum_{r=1}^R h^-_r \Phi^+_r, \qquad \Phi^+_r = \sum_{q \le r} h^+_q
@@ -23,6 +24,8 @@ def histogram(s_n: Tensor | Scores, s_p: Tensor | Scores, *, num_bins: int = 100
         s_n: `[b, n]`, cosines to references of other classes.
         s_p: `[b, p]`, cosines to references of the anchor's class.
         num_bins: R - 1 >= 1, bins between the nodes.
+        positive: `[R]`, the histogram of all positive pairs, in any unit, where these anchors are a part of a batch. Default: that
+            of these.
 
     Returns:
         `Terms` over negative pairs, each with the probability, in [0, 1], that a positive is farther. None where there is no positive.
@@ -39,11 +42,12 @@ def histogram(s_n: Tensor | Scores, s_p: Tensor | Scores, *, num_bins: int = 100
         Ustinova, Lempitsky. Learning Deep Embeddings with Histogram Loss. NIPS 2016, section 3.
     """
     s_n, s_p = as_scores(s_n), as_scores(s_p)
-    positive, negative = (_soft_histogram(s, num_bins, 1.0) for s in (s_p, s_n))
-    number = s_p.count().sum()
-    phi = (positive.sum(0) / number.clamp(min=1)).cumsum(0)
-    beyond = (phi <= 0).sum() - 1  # the node from which on some positive is farther
-    active = s_n.map(lambda s: (_place(s, num_bins, 1.0) > beyond).to(s.dtype)).sum()
+    if positive is None:
+        positive = soft_histogram(s_p, num_bins).sum(0)
+    number = positive.detach().sum()
+    phi = (positive / torch.where(number > 0, number, 1.0)).cumsum(0)
+    negative, cells = soft_histogram_and_cells(s_n, num_bins)
+    active = torch.where(phi.detach() > 0, cells, 0.0).sum(1)  # from above the last node on where it is 0
     return Terms(negative @ phi, s_n.count() * (number > 0), active.long())
 
 
@@ -94,7 +98,7 @@ def difference_histogram(s_n: Tensor | Scores, s_p: Tensor | Scores, *, num_bins
     with torch.no_grad():
         x = _differences(s_n, s_p)
         some = (as_scores(s_n).count() > 0).unsqueeze(1)
-        return _soft_histogram(x.where(some), num_bins, limit).sum(0)
+        return soft_histogram(x.where(some), num_bins, -limit, limit).sum(0)
 
 
 def _differences(s_n: Tensor | Scores, s_p: Tensor | Scores) -> Scores:
@@ -106,13 +110,3 @@ def _differences(s_n: Tensor | Scores, s_p: Tensor | Scores) -> Scores:
 def _place(x: Tensor, num_bins: int, limit: float) -> Tensor:
     """Where `x` lies among the nodes 0, 1, ..., num_bins, as a real number."""
     return (x.clamp(-limit, limit) + limit) * (num_bins / (2 * limit))
-
-
-def _soft_histogram(scores: Scores, num_bins: int, limit: float) -> Tensor:
-    """`[b, num_bins + 1]`: each score shared linearly by the two nodes around it."""
-    place = _place(scores.value, num_bins, limit)
-    node = place.detach().floor().clamp(max=num_bins - 1).long()  # the last node has no bin to its right
-    right = scores.map(lambda _: place - node).fill(0.0)
-    left = scores.map(lambda _: 1 - (place - node)).fill(0.0)
-    empty = place.new_zeros(place.shape[0], num_bins + 1)
-    return empty.scatter_add(1, node, left).scatter_add(1, node + 1, right)

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from metriczoo._checks import check_choice
-from metriczoo.functional._folds import log_share, pair_terms
+from metriczoo.functional._folds import pair_terms
+from metriczoo.functional._share import log_share
 from metriczoo.functional._softplus import softplus
 from metriczoo.scores import Scores, Terms, as_scores
 
@@ -81,10 +82,8 @@ def supcon(s_n: Tensor | Scores, s_p: Tensor | Scores, *, temperature: float | T
     """
     inside = check_choice("form", form, SUPCON_FORMS) == "in"
     s_n, s_p = as_scores(s_n), as_scores(s_p)
-    far, near, number = s_n.logsumexp(1 / temperature), s_p.logsumexp(1 / temperature), s_p.count()
-    some = number > 0
-    spread = number.clamp(min=1).to(near.dtype).log() if inside else torch.where(some, near, 0.0) - s_p.mean() / temperature
-    return torch.where(some, log_share(far, near) + spread, 0.0)
+    loss = log_share(s_n, s_p, 1 / temperature, apart=not inside)
+    return loss + s_p.count().clamp(min=1).to(loss.dtype).log() if inside else loss
 
 
 def decoupled_contrastive(s_n: Tensor | Scores, s_p: Tensor | Scores, *, temperature: float | Tensor = 0.1) -> Terms:
@@ -117,7 +116,12 @@ def decoupled_contrastive(s_n: Tensor | Scores, s_p: Tensor | Scores, *, tempera
 
 
 def weighted_decoupled_contrastive(
-    s_n: Tensor | Scores, s_p: Tensor | Scores, *, temperature: float | Tensor = 0.1, weight_temperature: float | Tensor = 0.5
+    s_n: Tensor | Scores,
+    s_p: Tensor | Scores,
+    *,
+    temperature: float | Tensor = 0.1,
+    weight_temperature: float | Tensor = 0.5,
+    log_sums: Tensor | None = None,
 ) -> Terms:
     r"""Decoupled contrastive loss with weighted positives (DCLW): the farther a positive, beside all pairs given, the stronger its pull.
 
@@ -131,6 +135,8 @@ def weighted_decoupled_contrastive(
         s_p: `[b, p]`, cosines to references of the anchor's class.
         temperature: :math:`\tau > 0`; 0.1 in the paper.
         weight_temperature: :math:`\sigma > 0`; 0.5 in the paper.
+        log_sums: `[2]`, logarithms of :math:`\sum_k e^{s_p^k / \sigma}` and of the number of pairs k, where these anchors are a part of a
+            batch. Default: of these.
 
     Returns:
         `Terms` over pairs (anchor, positive), of either sign. Anchors without negatives have none.
@@ -150,11 +156,25 @@ def weighted_decoupled_contrastive(
     s_n, s_p = as_scores(s_n), as_scores(s_p)
     push = s_n.logsumexp(1 / temperature).unsqueeze(1)
     pairs = s_p.where((s_n.count() > 0).unsqueeze(1))
-    log_count = pairs.count().sum().clamp(min=1).to(push.dtype).log()
-    log_sum = Scores(pairs.map(lambda s: s / weight_temperature).logsumexp().unsqueeze(0)).logsumexp()
+    if log_sums is None:
+        log_sums = pooled_weights(weights_of_positives(s_n, s_p, weight_temperature))
+    log_sum, log_count = log_sums.unbind()
 
     def weight(s: Tensor) -> Tensor:
         # No pair exceeds the sum over all. The bound is for cells outside of the set, whose exponential could overflow.
         return 2 - (s / weight_temperature - log_sum + log_count).clamp(max=log_count + 1).exp()
 
     return pair_terms(pairs.map(lambda s: push - weight(s) * s / temperature), s_n)
+
+
+def weights_of_positives(s_n: Scores, s_p: Scores, weight_temperature: float | Tensor) -> Tensor:
+    """`[b, 2]`: log-sum-exp and number of the positives of each anchor that has negatives; for `pooled_weights`."""
+    pairs = s_p.where((s_n.count() > 0).unsqueeze(1))
+    log_sum = pairs.map(lambda s: s / weight_temperature).logsumexp()
+    return torch.stack([log_sum, pairs.count().to(log_sum.dtype)], dim=1)
+
+
+def pooled_weights(rows: Tensor) -> Tensor:
+    """`[2]`: what `weighted_decoupled_contrastive` takes for `log_sums`, from `weights_of_positives` of all anchors."""
+    log_sum, count = rows.unbind(1)
+    return torch.stack([Scores(log_sum.unsqueeze(0)).logsumexp().squeeze(0), count.detach().sum().clamp(min=1).log()])

@@ -6,7 +6,8 @@ import math
 
 from torch import Tensor
 
-from metriczoo.functional._folds import fold_positives, pair_terms
+from metriczoo.functional._folds import pair_terms
+from metriczoo.functional._peers import logsumexp_of_sums
 from metriczoo.functional._softplus import softplus
 from metriczoo.scores import Scores, Terms, as_scores
 
@@ -77,5 +78,5 @@ def angular(s_n: Tensor | Scores, s_p: Tensor | Scores, *, angle: float | Tensor
     """
     s_n, s_p = as_scores(s_n), as_scores(s_p)
     square = angle.deg2rad().tan().square() if isinstance(angle, Tensor) else math.tan(math.radians(angle)) ** 2
-    s_p, push = fold_positives(s_n, s_p, lambda s_pn: s_n.map(lambda s: s + s_pn.value).logsumexp(4 * square))
+    s_p, push = logsumexp_of_sums(s_n, s_p, 4 * square)
     return pair_terms(s_p.map(lambda s: softplus(push - 2 * (1 + square) * s)), s_n)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from metriczoo.functional._folds import log_share
+from metriczoo.functional._share import log_share
 from metriczoo.scores import Scores, as_scores
 
 __all__ = ["instance", "nca", "soft_nearest_neighbor"]
@@ -35,7 +35,7 @@ def nca(s_n: Tensor | Scores, s_p: Tensor | Scores, *, scale: float | Tensor = 1
     References:
         Goldberger, Roweis, Hinton, Salakhutdinov. Neighbourhood Components Analysis. NIPS 2004.
     """
-    return log_share(as_scores(s_n).logsumexp(scale), as_scores(s_p).logsumexp(scale))
+    return log_share(as_scores(s_n), as_scores(s_p), scale)
 
 
 def soft_nearest_neighbor(s_n: Tensor | Scores, s_p: Tensor | Scores, *, temperature: float | Tensor = 1.0) -> Tensor:

@@ -39,8 +39,7 @@ def proxy_nca(s_n: Tensor | Scores, s_p: Tensor | Scores, *, scale: float | Tens
     References:
         Movshovitz-Attias, Toshev, Leung, Ioffe, Singh. No Fuss Distance Metric Learning Using Proxies. ICCV 2017, section 3.
     """
-    push = as_scores(s_n).map(lambda s: scale * s).logsumexp()
-    pull = as_scores(s_p).map(lambda s: scale * s).logsumexp()
+    push, pull = as_scores(s_n).logsumexp(scale), as_scores(s_p).logsumexp(scale)
     return torch.where(push.isfinite() & pull.isfinite(), push - pull, 0.0)
 
 
@@ -180,4 +179,4 @@ def p2s_grad(s_n: Tensor | Scores, s_p: Tensor | Scores) -> Tensor:
     References:
         Zhang et al. P2SGrad: Refined Gradients for Optimizing Deep Face Models. CVPR 2019, section 4.
     """
-    return as_scores(s_p).map(lambda s: (s - 1).square() / 2).sum() + as_scores(s_n).map(lambda s: s.square() / 2).sum()
+    return (as_scores(s_p).map(lambda s: (s - 1).square()).sum() + as_scores(s_n).map(torch.square).sum()) / 2

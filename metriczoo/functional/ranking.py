@@ -10,6 +10,7 @@ from torch.nn.functional import pad
 
 from metriczoo._checks import check_choice, check_flag
 from metriczoo.functional._folds import narrow_set
+from metriczoo.functional._histograms import soft_histogram
 from metriczoo.functional._ranks import count_above
 from metriczoo.scores import Scores, as_scores
 
@@ -47,19 +48,10 @@ def fast_ap(s_n: Tensor | Scores, s_p: Tensor | Scores, *, num_bins: int = 10, l
         Cakir, He, Xia, Kulis, Sclaroff. Deep Metric Learning to Rank. CVPR 2019.
     """
     s_n, s_p = as_scores(s_n), as_scores(s_p)
-    h_p, h_n = (_histogram(s, num_bins, low, high).flip(1) for s in (s_p, s_n))
+    h_p, h_n = (soft_histogram(s, num_bins, low, high).flip(1) for s in (s_p, s_n))
     above_p, above_n = h_p.cumsum(1), h_n.cumsum(1)
     above = above_p + above_n
     return (h_p * above_n / torch.where(above > 0, above, 1.0)).sum(1) / s_p.count().clamp(min=1)
-
-
-def _histogram(scores: Scores, num_bins: int, low: float, high: float) -> Tensor:
-    """`[b, num_bins + 1]`: how many scores lie at each node, each shared out between its two neighbours."""
-    at = scores.map(lambda s: (s.clamp(low, high) - low) * (num_bins / (high - low)))
-    node = at.value.detach().floor().clamp(max=num_bins - 1)
-    upper, lower = at.map(lambda v: v - node).fill(0.0), at.map(lambda v: node + 1 - v).fill(0.0)
-    counts = lower.new_zeros(lower.shape[0], num_bins + 1)
-    return counts.scatter_add(1, node.long(), lower).scatter_add(1, node.long() + 1, upper)
 
 
 def smooth_ap(

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
+from metriczoo._execution import tracing
 from metriczoo.scores import Scores, as_scores
 from metriczoo.similarity import unit
 
 __all__ = ["center_invariant", "embedding_norm", "proximal", "proxy_orthogonality", "sparse_centers", "zero_mean"]
+
+_BLOCK = 2**18  # numbers that are worked on together, so that they stay in cache
 
 
 def embedding_norm(x: Tensor, *, power: float = 2.0) -> Tensor:
@@ -108,9 +113,54 @@ def sparse_centers(proxies: Tensor, *, eps: float = 1e-5) -> Tensor:
         Qian, Shang, Sun, Hu, Li, Jin. SoftTriple Loss: Deep Metric Learning Without Triplet Sampling. ICCV 2019.
     """
     c, k, _ = proxies.shape
+    total: Tensor = _distances(proxies, eps) if tracing(proxies) else _Distances.apply(proxies, eps)  # type: ignore[no-untyped-call]
+    return total / max(1, c * k * (k - 1))
+
+
+def _distances(proxies: Tensor, eps: float) -> Tensor:
+    """`[]`: the sum of the distances between proxies `[C, K, d]` of one class."""
     w = unit(proxies)
-    distance = (2 + eps - 2 * (w @ w.mT)).clamp(min=eps / 2).sqrt()
-    return distance.triu(1).sum() / max(1, c * k * (k - 1))
+    return (2 + eps - 2 * (w @ w.mT)).clamp(min=eps / 2).sqrt().triu(1).sum()
+
+
+class _Distances(torch.autograd.Function):
+    """`_distances` of some classes after others, with the gradient on the way: nothing else is of the size of the proxies.
+
+    There is room for the gradient once: the first backward gives it away, and any further one of a retained graph computes it again.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, proxies: Tensor, eps: float) -> Tensor:
+        total, ctx.gradient = _Distances.by_class(proxies, eps, ctx.needs_input_grad[0])
+        ctx.eps = eps
+        ctx.save_for_backward(proxies)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None]:
+        (proxies,) = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            return torch.autograd.grad(_distances(proxies, ctx.eps), proxies, grad, create_graph=True)[0], None
+        gradient, ctx.gradient = ctx.gradient, None
+        if gradient is None:
+            _, gradient = _Distances.by_class(proxies, ctx.eps, True)
+        assert gradient is not None
+        return gradient.mul_(grad), None
+
+    @staticmethod
+    @torch.no_grad()
+    def by_class(proxies: Tensor, eps: float, want_gradient: bool) -> tuple[Tensor, Tensor | None]:
+        """The sum, and its gradient."""
+        total, gradient = proxies.new_zeros((), dtype=torch.float64), torch.empty_like(proxies) if want_gradient else None
+        step = max(1, _BLOCK // max(1, proxies[:1].numel()))
+        for start in range(0, len(proxies), step):
+            some = proxies.detach()[start : start + step]
+            with torch.set_grad_enabled(want_gradient):
+                part = _distances(some.requires_grad_(want_gradient), eps)
+            if gradient is not None:
+                gradient[start : start + step] = torch.autograd.grad(part, some)[0]
+            total += part.detach()
+        return total.to(proxies.dtype), gradient
 
 
 def proxy_orthogonality(proxies: Tensor) -> Tensor:

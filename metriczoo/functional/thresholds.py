@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from metriczoo._checks import check_flag
-from metriczoo.functional._folds import pair_terms, softmax_mean
+from metriczoo.functional._folds import pair_terms
 from metriczoo.functional._softplus import softplus
+from metriczoo.functional._violations import hinge_terms, mean_violation
 from metriczoo.scores import Scores, Terms, as_scores
 
 __all__ = ["margin", "multi_similarity", "ranked_list", "threshold_consistent_margin"]
@@ -82,8 +83,8 @@ def margin(
     """
     s_n, s_p = as_scores(s_n), as_scores(s_p)
     boundary = beta.to(s_p.value.dtype).reshape(-1, 1) if isinstance(beta, Tensor) else beta
-    pull = pair_terms(s_p.map(lambda s: (margin - s - boundary).relu_()))
-    push = pair_terms(s_n.map(lambda s: (margin + boundary + s).relu_()))
+    pull = hinge_terms(s_p.map(lambda s: margin - s - boundary))
+    push = hinge_terms(s_n.map(lambda s: margin + boundary + s))
     inwards = nu * s_p.map(lambda s: torch.zeros_like(s) + boundary).sum()
     return Terms(pull.total + push.total + inwards, pull.count + push.count, pull.active + push.active)
 
@@ -134,8 +135,8 @@ def ranked_list(
     check_flag("detach_weights", detach_weights)
     far = as_scores(s_p).map(lambda s: -s - positive_margin)
     near = as_scores(s_n).map(lambda s: negative_margin + s)
-    pull = softmax_mean(far.where(far.value > 0), positive_scale, detach_weights=detach_weights)
-    push = softmax_mean(near.where(near.value > 0), negative_scale, detach_weights=detach_weights)
+    pull = mean_violation(far, positive_scale, detach_weights=detach_weights)
+    push = mean_violation(near, negative_scale, detach_weights=detach_weights)
     return (1 - negative_weight) * pull + negative_weight * push
 
 

@@ -6,8 +6,10 @@ import torch
 from torch import Tensor
 
 from metriczoo._checks import check_choice, check_flag
-from metriczoo.functional._folds import check_between, narrow_set, to_negatives
+from metriczoo._execution import reads_are_free
+from metriczoo.functional._folds import check_between, narrow_set, rows_of_positives, to_negatives
 from metriczoo.functional._pairs import PENALTIES, Penalty, pair_sum
+from metriczoo.functional._peers import swap_sum
 from metriczoo.scores import Scores, Terms, as_scores
 
 __all__ = ["triplet_margin"]
@@ -62,10 +64,14 @@ def _swapped(s_n: Scores, s_p: Scores, margin: float | Tensor, penalty: Penalty)
     """One positive at a time, since each sees other similarities to the negatives."""
     check_between(s_p)
     s_p = narrow_set(s_p)
+    rows = rows_of_positives(s_n, s_p)
+    if rows is not None and reads_are_free(s_n.value):
+        total, active = swap_sum(s_n, s_p, rows, margin, penalty)
+        return Terms(total, s_n.count() * s_p.count(), active)
     terms = [Terms(s_n.value.sum(1) * 0, s_n.count() * 0, s_n.count() * 0)]
     for k in range(s_p.value.shape[1]):
         other = to_negatives(s_n, s_p, k)
-        nearer = s_n.map(lambda s, other=other: s + (other - s).relu())  # type: ignore[misc]
+        nearer = s_n.map(lambda s, other=other: torch.maximum(s, other))  # type: ignore[misc]
         one = Scores(s_p.value[:, k : k + 1], s_p.mask[:, k : k + 1])
         terms.append(pair_sum(nearer, one, margin, penalty))
     return Terms(*(torch.stack(parts).sum(0) for parts in zip(*((t.total, t.count, t.active) for t in terms), strict=True)))

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from metriczoo.functional._folds import pair_terms
 from metriczoo.functional._softplus import softplus
+from metriczoo.functional._violations import hinge_terms
 from metriczoo.scores import Scores, Terms, as_scores
 
 __all__ = ["intra_pair_variance", "tuplet_margin"]
@@ -55,7 +56,9 @@ def _turned(cosine: Tensor, angle: float | Tensor) -> Tensor:
     return torch.where(inside, cosine * turn.cos() + sine * turn.sin(), cosine.detach() * turn.cos())
 
 
-def intra_pair_variance(s_n: Tensor | Scores, s_p: Tensor | Scores, *, margin: float | Tensor = 0.01) -> tuple[Terms, Terms]:
+def intra_pair_variance(
+    s_n: Tensor | Scores, s_p: Tensor | Scores, *, margin: float | Tensor = 0.01, sums: Tensor | None = None
+) -> tuple[Terms, Terms]:
     r"""Intra-pair variance: positives below, and negatives above, the mean of their kind over the batch.
 
     .. math:: L_p = \bigl[(1 - \varepsilon) \mu_p - s_p\bigr]_+^2, \qquad L_n = \bigl[s_n - (1 + \varepsilon) \mu_n\bigr]_+^2
@@ -67,6 +70,8 @@ def intra_pair_variance(s_n: Tensor | Scores, s_p: Tensor | Scores, *, margin: f
         s_p: `[b, p]`, cosines to references of the anchor's class.
         margin: :math:`\varepsilon \in [0, 1]`, relative to the mean; 0.01 in the paper. Where :math:`\mu_n < 0` it moves the other way:
             that is the paper's formula.
+        sums: `[4]`, sum and number of all positive and of all negative pairs, where these anchors are a part of a batch; see `pair_sums`.
+            Default: of these.
 
     Returns:
         Two `Terms`, of the positive and of the negative pairs.
@@ -85,9 +90,12 @@ def intra_pair_variance(s_n: Tensor | Scores, s_p: Tensor | Scores, *, margin: f
         Yu, Tao. Deep Metric Learning with Tuplet Margin Loss. ICCV 2019.
     """
     s_n, s_p = as_scores(s_n), as_scores(s_p)
-    low, high = (1 - margin) * _mean(s_p), (1 + margin) * _mean(s_n)
-    return pair_terms(s_p.map(lambda s: (low - s).relu_().square())), pair_terms(s_n.map(lambda s: (s - high).relu_().square()))
+    positives, num_positives, negatives, num_negatives = (pair_sums(s_n, s_p).sum(0) if sums is None else sums).unbind()
+    low, high = (1 - margin) * positives / num_positives.clamp(min=1), (1 + margin) * negatives / num_negatives.clamp(min=1)
+    return hinge_terms(s_p.map(lambda s: low - s), power=2), hinge_terms(s_n.map(lambda s: s - high), power=2)
 
 
-def _mean(scores: Scores) -> Tensor:
-    return scores.sum().sum() / scores.count().sum().clamp(min=1)
+def pair_sums(s_n: Tensor | Scores, s_p: Tensor | Scores) -> Tensor:
+    """`[b, 4]`: of each anchor sum and number of positives, and of negatives: what the means of `intra_pair_variance` are made of."""
+    sets = [as_scores(s) for s in (s_p, s_n)]
+    return torch.stack([part for s in sets for part in (s.sum(), s.count().to(s.value.dtype))], dim=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -11,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from metriczoo._checks import Bounds, as_ids, as_labels, check_choice, check_count, check_embeddings, check_finite, describe
+from metriczoo._checks import Bounds, as_ids, as_labels, check_choice, check_count, check_embeddings, check_finite, check_flag, describe
+from metriczoo._coupled import pool_of, statistic_of
 from metriczoo._execution import checking, full_precision, memory, reads_are_free, tracing
 from metriczoo._stream import THIN, prepared
 from metriczoo.columns import Columns, Points, Relation, columns_of
@@ -63,6 +65,10 @@ class Loss(nn.Module):
     A loss that needs more than scores, such as norms, labels or a running statistic, has a second method: what `facts(call)` returns for a
     call, `per_anchor` finds in `s_p.facts`, however the batch is cut, and `s_p.of_anchors` and `s_p.of_references` give those of its cells.
 
+    A loss that compares with a statistic of the whole batch, such as a mean over all pairs, couples anchors: it says `separable = False`.
+    If it has a method `statistic(s_n, s_p)`, the statistic of some anchors, `per_anchor` gets that of all, added up, from
+    `self.pooled(s_n, s_p)`, and it runs in blocks as any other. Without one it sees all anchors in one block.
+
     Args:
         similarity: how two points are scored. Default: that of the loss.
         miner: which pairs are kept. Default: all.
@@ -75,6 +81,10 @@ class Loss(nn.Module):
         embedding_dim: dimension of the proxies.
         memory_budget: bytes that a block of scores may take in tiled execution. Default: `metriczoo.settings.memory_budget`.
         execution: `"auto"` (tiled where the loss allows it), `"dense"` or `"tiled"`.
+        compile: whether `torch.compile` compiles what becomes of the scores of a tile: with maps and folds in one pass, the matrix products
+            remain. It needs a C++ compiler on a host without an accelerator, and takes seconds when a loss is first called, or called
+            with other sizes, the first times; a hyper-parameter that changes all the time is to be a tensor. References that are streamed,
+            and second derivatives, are not compiled; a program that is compiled as a whole, or transformed, does not need it.
     """
 
     similarity: Similarity
@@ -83,7 +93,7 @@ class Loss(nn.Module):
 
     needs_cells = False  # whether it was seen to look at cells of scores, so that streaming references is not tried again
     compares_positives: bool = False  # whether `per_anchor` looks at the similarities of positives to negatives
-    separable: bool = True  # whether the loss is a sum over anchors; if not, it runs dense, and the sets of ignored anchors are empty
+    separable: bool = True  # whether the loss is a sum over anchors; if not, the sets of ignored anchors are empty
     needs_positives: ClassVar[bool] = True  # whether an anchor without positives is left out of the mean, with loss 0
     needs_negatives: ClassVar[bool] = True
     bounds: ClassVar[Mapping[str, Bounds]] = {}  # of the hyper-parameters
@@ -100,6 +110,7 @@ class Loss(nn.Module):
         embedding_dim: int | None = None,
         memory_budget: int | None = None,
         execution: str = "auto",
+        compile: bool = False,
         **unknown: Any,
     ) -> None:
         super().__init__()
@@ -114,10 +125,14 @@ class Loss(nn.Module):
         self.proxies = _proxies(proxies, num_classes, embedding_dim)
         self.memory_budget = None if memory_budget is None else check_count("memory_budget", memory_budget)
         self.execution = check_choice("execution", execution, _EXECUTIONS)
-        if execution == "tiled" and not self.separable:
+        if execution == "tiled" and not self.tileable:
             raise ValueError(
                 f"Expected `execution` of {type(self).__name__} to be 'auto' or 'dense', since it couples anchors, but got 'tiled'."
             )
+        self.compiled = check_flag("compile", compile)
+        if compile and (execution == "dense" or not self.separable):
+            why = "it couples anchors" if not self.separable else "its `execution` is 'dense'"
+            raise ValueError(f"Expected `compile` of {type(self).__name__} to be False, since {why} and no tile is cut, but got True.")
 
     def default_similarity(self) -> Similarity:
         """The similarity of the paper."""
@@ -144,6 +159,32 @@ class Loss(nn.Module):
         """
         return ()
 
+    def statistic(self, s_n: Scores, s_p: Scores) -> Tensor:
+        """What `per_anchor` needs of other anchors, of those of a block: `[m, ...]`, a row for each, or fewer, which `pool` adds up.
+
+        Joined, the rows must say the same however anchors are cut into blocks. Several blocks take three passes over their scores.
+        """
+        raise NotImplementedError(f"{type(self).__name__} couples anchors by no `statistic(s_n, s_p)`.")
+
+    def pool(self, rows: Tensor) -> Tensor:
+        """What becomes of the rows of `statistic` of all anchors, `[m, ...]`. Default: their sum, `[...]`.
+
+        Made without gradient, it is a constant that is pooled once per call, so that a running statistic can be updated here.
+        """
+        return rows.sum(0)
+
+    def pooled(self, s_n: Scores, s_p: Scores) -> Tensor:
+        """What `pool` made of the `statistic` of all anchors of the call, for `per_anchor`; of scores that no call has made, of these."""
+        if self.separable:
+            raise TypeError(f"Expected {type(self).__name__} to say `separable = False`, since what it pools couples anchors.")
+        known = None if s_p.block is None else s_p.block.pooled
+        return pool_of(self, statistic_of(self, s_n, s_p)) if known is None else known
+
+    @property
+    def tileable(self) -> bool:
+        """Whether anchors can be cut into blocks: they are not coupled, or by a `statistic` alone."""
+        return self.separable or type(self).statistic is not Loss.statistic
+
     def forward(self, embeddings: Tensor, labels: Any, references: Any = None, *, ids: Any = None) -> Tensor:
         """The loss of a batch. Not to be overridden: the hook is `per_anchor`.
 
@@ -164,7 +205,7 @@ class Loss(nn.Module):
         check_embeddings("embeddings", embeddings)
         with full_precision(embeddings):
             anchors = _full(embeddings)
-            if checking(anchors):
+            if checking(anchors) and not math.isfinite(anchors.detach().sum()):  # a sum may overflow
                 check_finite("embeddings", anchors)
             labels = as_labels(labels, length=len(anchors), device=anchors.device, flat=self.relation is None)
             ids = None if ids is None else as_ids(ids, length=len(anchors), device=anchors.device)
@@ -183,7 +224,7 @@ class Loss(nn.Module):
 
     def _order(self, labels: Tensor) -> Tensor | None:
         """The order of the classes, in which a block holds the scores of its positives to its negatives; None where it does not help."""
-        if not self.compares_positives or not self.separable or self.execution == "dense":
+        if not self.compares_positives or not self.separable or self.execution == "dense" or self.compiled:
             return None
         if self.proxies is not None or self.relation is not None or self.miner is not None or not reads_are_free(labels):
             return None
@@ -248,8 +289,8 @@ class Loss(nn.Module):
     def _learnable(self) -> list[Tensor]:
         """Every tensor that `per_anchor`, the miner or the similarity may hold and that requires a gradient."""
         proxies = set() if self.proxies is None else {id(p) for p in self.proxies.parameters()}
-        held = [t for module in self.modules() for t in vars(module).values() if isinstance(t, Tensor)]
-        return [t for t in (*self.parameters(), *held) if t.requires_grad and id(t) not in proxies]
+        held = [t for module in self.modules() for t in (*module._parameters.values(), *vars(module).values()) if isinstance(t, Tensor)]
+        return [t for t in dict.fromkeys(held) if t.requires_grad and id(t) not in proxies]
 
 
 class FunctionLoss(Loss):

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from metriczoo._checks import Bounds, describe
+from metriczoo._execution import reads_are_free
 from metriczoo.columns import Columns, DrawnColumns
 from metriczoo.functional import centers as F
 from metriczoo.losses.base import Loss
@@ -155,7 +156,7 @@ class MagnetLoss(Loss):
     The means have a gradient. References named in a call take their place; of those of the own class, or of the own cluster where their
     labels are `[m, 2]`, the nearest is the positive.
 
-    The variance is that of the batch, so the loss couples anchors and runs dense.
+    The variance is that of the batch, so the loss couples anchors.
 
     Args:
         margin: alpha >= 0, on logits.
@@ -205,7 +206,11 @@ class MagnetLoss(Loss):
 
     def per_anchor(self, s_n: Scores, s_p: Scores) -> Tensor:
         """One number per anchor."""
-        return F.magnet(s_n, s_p, margin=self.margin)
+        return F.magnet(s_n, s_p, margin=self.margin, sums=self.pooled(s_n, s_p))
+
+    def statistic(self, s_n: Scores, s_p: Scores) -> Tensor:
+        """What the variance is made of."""
+        return F.distances_to_own(s_p)
 
     def _meet(self, anchors: Tensor, labels: Tensor, references: Any, ids: Tensor | None) -> tuple[Columns, Tensor, Tensor | None]:
         references = self.proxies if references is None else references
@@ -223,9 +228,17 @@ def _clusters(anchors: Tensor, references: Tensor) -> tuple[Tensor, Tensor]:
 
 def _means(x: Tensor, labels: Tensor) -> References:
     """The mean of each cluster in the batch, in the row of its first member. Other rows are ignored."""
-    rows = labels.flatten(1) if labels.dim() > 1 else labels.unsqueeze(1)
-    same = (rows.unsqueeze(1) == rows).all(2)
-    member = same.to(x.dtype)
-    means = (member @ x) / member.sum(1, keepdim=True)
-    later = same.tril(-1).any(1)
+    first = _first_members(labels.flatten(1) if labels.dim() > 1 else labels.unsqueeze(1))
+    number = torch.zeros_like(x[:, :1]).index_add(0, first, torch.ones_like(x[:, :1]))
+    means = torch.zeros_like(x).index_add(0, first, x) / number.clamp(min=1)
+    later = first != torch.arange(len(x), device=x.device)
     return References(means, torch.where(later.view(-1, *[1] * (labels.dim() - 1)), -1, labels))
+
+
+def _first_members(rows: Tensor) -> Tensor:
+    """`[n]`: of each row of `rows` `[n, k]` the first that equals it."""
+    if not reads_are_free(rows):
+        return (rows.unsqueeze(1) == rows).all(2).to(torch.uint8).argmax(1)
+    cluster = rows.unique(dim=0, return_inverse=True)[1]
+    places = torch.arange(len(rows), device=rows.device)
+    return torch.full_like(places, len(rows)).scatter_reduce(0, cluster, places, "amin")[cluster]

@@ -135,7 +135,14 @@ def _blocks(losses: Sequence[Loss], own: bool) -> list[tuple[Loss, list[int]]]:
 def _share(x: Loss, y: Loss, own: bool) -> bool:
     """Whether two losses see the same scores."""
     plain = all(getattr(type(loss), name) is getattr(Loss, name) for loss in (x, y) for name in ("forward", "_meet", "_columns"))
-    return plain and x.relation is y.relation and (not own or x.proxies is y.proxies) and _equal(x.similarity, y.similarity)
+    plain = plain and x.separable and y.separable  # a loss that couples anchors takes passes of its own
+    return (
+        plain
+        and x.compiled == y.compiled
+        and x.relation is y.relation
+        and (not own or x.proxies is y.proxies)
+        and _equal(x.similarity, y.similarity)
+    )
 
 
 def _equal(x: nn.Module, y: nn.Module) -> bool:
@@ -162,6 +169,7 @@ class _Block(Loss):
             relation=first.relation,
             proxies=first.proxies if own else None,
             memory_budget=min((loss.memory_budget for loss in losses if loss.memory_budget is not None), default=None),
+            compile=first.compiled,
         )
         self.separable = all(loss.separable for loss in losses)
         self.execution = "dense" if "dense" in executions or not self.separable else "tiled" if "tiled" in executions else "auto"

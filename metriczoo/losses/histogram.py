@@ -9,6 +9,7 @@ from torch import Tensor
 
 from metriczoo._checks import Bounds, check_count
 from metriczoo._execution import tracing
+from metriczoo.functional._histograms import soft_histogram
 from metriczoo.functional.histogram import difference_histogram, dynamic_soft_margin, histogram
 from metriczoo.losses.base import Loss
 from metriczoo.losses.tags import Tags
@@ -21,7 +22,7 @@ __all__ = ["DynamicSoftMarginLoss", "HistogramLoss"]
 class HistogramLoss(Loss):
     """Histogram loss: `functional.histogram`.
 
-    Its histograms are over all pairs of the batch: it couples anchors and runs dense.
+    Its histograms are over all pairs of the batch: it couples anchors.
 
     Args:
         num_bins: >= 1, bins of the cosines from -1 to 1.
@@ -50,14 +51,18 @@ class HistogramLoss(Loss):
 
     def per_anchor(self, s_n: Scores, s_p: Scores) -> Terms:
         """Terms over negative pairs."""
-        return histogram(s_n, s_p, num_bins=self.num_bins)
+        return histogram(s_n, s_p, num_bins=self.num_bins, positive=self.pooled(s_n, s_p))
+
+    def statistic(self, s_n: Scores, s_p: Scores) -> Tensor:
+        """The histogram of the positives of these anchors."""
+        return soft_histogram(s_p, self.num_bins).sum(0, keepdim=True)
 
 
 class DynamicSoftMarginLoss(Loss):
     """Dynamic soft margin: `functional.dynamic_soft_margin`, on Euclidean distances of unit vectors.
 
     A histogram of the differences met so far is kept in a buffer. In training mode each call adds its own before it weighs them, so the
-    loss couples anchors and runs dense. In evaluation mode the histogram stays as it is. Inside `torch.func` transforms, where a buffer
+    loss couples anchors. In evaluation mode the histogram stays as it is. Inside `torch.func` transforms, where a buffer
     cannot be written, each call weighs with its own differences added and forgets them.
 
     Args:
@@ -106,11 +111,16 @@ class DynamicSoftMarginLoss(Loss):
 
     def per_anchor(self, s_n: Scores, s_p: Scores) -> Terms:
         """Terms over pairs (anchor, positive)."""
-        return dynamic_soft_margin(s_n, s_p, histogram=self._updated(s_n, s_p))
+        return dynamic_soft_margin(s_n, s_p, histogram=self.pooled(s_n, s_p))
+
+    def statistic(self, s_n: Scores, s_p: Scores) -> Tensor:
+        """The histogram of the differences of these anchors."""
+        return difference_histogram(s_n, s_p, num_bins=self.num_bins).unsqueeze(0)
 
     @torch.no_grad()
-    def _updated(self, s_n: Scores, s_p: Scores) -> Tensor:
-        counts = difference_histogram(s_n, s_p, num_bins=self.num_bins).to(self.histogram.dtype)
+    def pool(self, rows: Tensor) -> Tensor:
+        """The running histogram, with that of the call."""
+        counts = rows.sum(0).to(self.histogram.dtype)
         total, momentum = counts.sum(), self.momentum if self.training else 0.0
         weight = torch.where(self.histogram.sum() > 0, momentum, 1.0) * (total > 0)
         updated = self.histogram + weight.to(counts.dtype) * (counts / total.clamp(min=1) - self.histogram)

@@ -9,7 +9,15 @@ from torch import Tensor
 
 from metriczoo._checks import Bounds, check_choice, check_flag
 from metriczoo.columns import Columns, Points, Relation, RelationColumns
-from metriczoo.functional.info_nce import SUPCON_FORMS, decoupled_contrastive, nt_xent, supcon, weighted_decoupled_contrastive
+from metriczoo.functional.info_nce import (
+    SUPCON_FORMS,
+    decoupled_contrastive,
+    nt_xent,
+    pooled_weights,
+    supcon,
+    weighted_decoupled_contrastive,
+    weights_of_positives,
+)
 from metriczoo.losses._learned import LearnedPositive, number_of, value_of
 from metriczoo.losses.base import Loss
 from metriczoo.losses.tags import Tags
@@ -176,7 +184,7 @@ class DecoupledContrastiveLoss(Loss):
 class WeightedDecoupledContrastiveLoss(Loss):
     """Decoupled contrastive loss with weighted positives (DCLW): `functional.weighted_decoupled_contrastive`.
 
-    The weights are relative to all positive pairs of the batch: it couples anchors and runs dense.
+    The weights are relative to all positive pairs of the batch: it couples anchors.
 
     Args:
         temperature: tau > 0.
@@ -210,4 +218,14 @@ class WeightedDecoupledContrastiveLoss(Loss):
 
     def per_anchor(self, s_n: Scores, s_p: Scores) -> Terms:
         """Terms over pairs (anchor, positive)."""
-        return weighted_decoupled_contrastive(s_n, s_p, temperature=self.temperature, weight_temperature=self.weight_temperature)
+        return weighted_decoupled_contrastive(
+            s_n, s_p, temperature=self.temperature, weight_temperature=self.weight_temperature, log_sums=self.pooled(s_n, s_p)
+        )
+
+    def statistic(self, s_n: Scores, s_p: Scores) -> Tensor:
+        """What the mean weight is made of."""
+        return weights_of_positives(s_n, s_p, self.weight_temperature)
+
+    def pool(self, rows: Tensor) -> Tensor:
+        """Logarithms, which cannot overflow."""
+        return pooled_weights(rows)

@@ -11,7 +11,7 @@ from metriczoo._checks import Bounds, check_flag
 from metriczoo.columns import Columns
 from metriczoo.functional.linear_softmax import l2_softmax, norm_face, softmax
 from metriczoo.losses._learned import LearnedPositive, value_of
-from metriczoo.losses.base import Loss
+from metriczoo.losses.base import Call, Loss
 from metriczoo.losses.tags import Tags
 from metriczoo.references import References
 from metriczoo.scores import Scores
@@ -51,20 +51,21 @@ class _LinearLoss(Loss):
         """Inner product."""
         return InnerProduct()
 
-    def _meet(self, anchors: Tensor, labels: Tensor, references: Any, ids: Tensor | None) -> tuple[Columns, Tensor, Tensor | None]:
-        columns, prepared, compared = super()._meet(anchors, labels, references, ids)
+    def facts(self, call: Call) -> tuple[Tensor, ...]:
+        """The bias of each reference, if there are any."""
         if self.bias is None:
-            return columns, prepared, compared
-        if compared is None or not (references is None or references is self.proxies):
+            return ()
+        if call.references is not self.proxies:
             raise ValueError("Expected no `references` in a call of a loss with `bias=True`, since only its proxies have biases.")
-        # One more coordinate: scale * (x, 1 / scale) . (w, b) = scale * x . w + b
-        one = (torch.ones_like(prepared[:, :1]) / value_of(self.scale)).to(prepared.dtype)
         bias: Tensor = self.bias
-        if len(compared) < len(bias):  # sampled proxies, those of a class side by side
-            assert self.proxies is not None and columns.labels is not None
+        if self.proxies is not None and self.proxies.sample is not None:  # some proxies, in some order, those of a class side by side
+            assert call.columns.labels is not None
             per_class = self.proxies.per_class
-            bias = bias[columns.labels * per_class + torch.arange(len(compared), device=bias.device) % per_class]
-        return columns, torch.cat([prepared, one], dim=1), torch.cat([compared, bias.to(compared.dtype).unsqueeze(1)], dim=1)
+            bias = bias[call.columns.labels * per_class + torch.arange(len(call.points), device=bias.device) % per_class]
+        return (bias.to(call.prepared.dtype),)
+
+    def _biased(self, s: Scores) -> Scores:
+        return s if self.bias is None else s.offset(s.facts[0])
 
 
 class SoftmaxLoss(_LinearLoss):
@@ -106,7 +107,7 @@ class SoftmaxLoss(_LinearLoss):
 
     def per_anchor(self, s_n: Scores, s_p: Scores) -> Tensor:
         """One number per anchor."""
-        return softmax(s_n, s_p)
+        return softmax(self._biased(s_n), self._biased(s_p))
 
 
 class L2SoftmaxLoss(_ScaledLoss, _LinearLoss):
@@ -155,7 +156,10 @@ class L2SoftmaxLoss(_ScaledLoss, _LinearLoss):
 
     def per_anchor(self, s_n: Scores, s_p: Scores) -> Tensor:
         """One number per anchor."""
-        return l2_softmax(s_n, s_p, scale=value_of(self.scale))
+        scale = value_of(self.scale)
+        if self.bias is None:
+            return l2_softmax(s_n, s_p, scale=scale)
+        return softmax(*(self._biased(s.map(lambda v: scale * v)) for s in (s_n, s_p)))
 
     def _meet(self, anchors: Tensor, labels: Tensor, references: Any, ids: Tensor | None) -> tuple[Columns, Tensor, Tensor | None]:
         entries = references if isinstance(references, list) else [self.proxies if references is None else references]

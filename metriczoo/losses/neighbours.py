@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from metriczoo._checks import Bounds, check_flag
-from metriczoo.columns import Columns
+from metriczoo._execution import reads_are_free
+from metriczoo.columns import Columns, Points
 from metriczoo.functional.neighbours import instance, nca, soft_nearest_neighbor
 from metriczoo.losses._learned import LearnedPositive, number_of, value_of
 from metriczoo.losses.base import Loss
@@ -148,8 +149,9 @@ class InstanceLoss(Loss):
         references = self.proxies if references is None else references
         merged, instances = _merge(anchors, labels)
         if references is None:
-            references = References(merged, instances)
-        elif not isinstance(references, Proxies):  # which are one per class already
+            prepared, points = self.similarity.prepare(merged), Points(instances)  # without ids, since an instance is its own positive
+            return self._columns(points, points, prepared, None)
+        if not isinstance(references, Proxies):  # which are one per class already
             parts = as_references(references, anchors, labels, None)[0]
             together = torch.cat([part.embeddings.to(anchors.dtype) for part in parts]), torch.cat([part.labels for part in parts])
             references = References(*_merge(*together))
@@ -160,6 +162,8 @@ def _merge(x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Means by label in place of the first point of each, and labels -1 for the others."""
     n = len(labels)
     ordered, order = labels.sort(stable=True)
+    if reads_are_free(labels) and bool((ordered[1:] != ordered[:-1]).all()):  # nothing to merge
+        return x, labels
     places = torch.arange(n, device=labels.device)
     starts = torch.cat([ordered.new_ones(min(n, 1), dtype=torch.bool), ordered[1:] != ordered[:-1]])
     first = torch.where(starts, places, 0).cummax(0).values if n else places

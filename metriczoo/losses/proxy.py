@@ -250,7 +250,8 @@ class SoftTripleLoss(Loss):
     def facts(self, call: Call) -> tuple[Any, ...]:
         """The classes of references, and the regulariser, once for all anchors."""
         store = call.references
-        if not isinstance(store, Proxies) or store.per_class == 1:
+        off = isinstance(self.regularization, float) and self.regularization == 0
+        if not isinstance(store, Proxies) or store.per_class == 1 or off:
             return *classes_of(call), 0.0
         points = store.weight if len(call.points) == len(store.weight) else call.compared  # of the sampled classes only
         weight = points.view(-1, store.per_class, points.shape[1]).to(call.prepared.dtype)

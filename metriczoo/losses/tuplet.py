@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from metriczoo._checks import Bounds
-from metriczoo.functional.tuplet import intra_pair_variance, tuplet_margin
+from metriczoo.functional.tuplet import intra_pair_variance, pair_sums, tuplet_margin
 from metriczoo.losses._learned import number_of
 from metriczoo.losses.base import Loss
 from metriczoo.losses.tags import Tags
@@ -58,7 +58,7 @@ class TupletMarginLoss(Loss):
 class IntraPairVarianceLoss(Loss):
     """Intra-pair variance: `functional.intra_pair_variance`, a regulariser.
 
-    Its means are over all pairs of the batch: it couples anchors and runs dense.
+    Its means are over all pairs of the batch: it couples anchors.
 
     Args:
         margin: epsilon in [0, 1], relative to the means.
@@ -91,4 +91,8 @@ class IntraPairVarianceLoss(Loss):
 
     def per_anchor(self, s_n: Scores, s_p: Scores) -> tuple[Terms, Terms]:
         """Terms of positive and of negative pairs."""
-        return intra_pair_variance(s_n, s_p, margin=self.margin)
+        return intra_pair_variance(s_n, s_p, margin=self.margin, sums=self.pooled(s_n, s_p))
+
+    def statistic(self, s_n: Scores, s_p: Scores) -> Tensor:
+        """What the means of positives and negatives are made of."""
+        return pair_sums(s_n, s_p)

@@ -6,6 +6,8 @@ import torch
 
 from metriczoo._checks import check_choice
 from metriczoo.miners.base import Miner
+from metriczoo.miners.hard import first
+from metriczoo.miners.nearest import nearest_beyond
 from metriczoo.scores import Scores
 
 __all__ = ["EasyPositiveMiner"]
@@ -40,8 +42,12 @@ class EasyPositiveMiner(Miner):
     def select(self, s_n: Scores, s_p: Scores) -> tuple[Scores, Scores]:
         """One positive per anchor."""
         s_p = s_p.topk(1)
-        if self.negatives == "semi-hard":
-            with torch.no_grad():
-                beyond = s_n.value < s_p.max().unsqueeze(1)
-            s_n = s_n.where(beyond)
-        return s_n if self.negatives == "all" else s_n.topk(1), s_p
+        if self.negatives == "all":
+            return s_n, s_p
+        if self.negatives == "hard":
+            return first(s_n, largest=True), s_p
+        if 0 in s_n.value.shape or 0 in s_p.value.shape:
+            return s_n.where(torch.zeros_like(s_n.mask)), s_p
+        with torch.no_grad():
+            cells, found = nearest_beyond(s_n, s_p)
+        return s_n.take(cells, found & s_p.mask), s_p

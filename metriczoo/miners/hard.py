@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from metriczoo.miners._cells import argmax
 from metriczoo.miners.base import Miner
 from metriczoo.scores import Scores
 
@@ -30,14 +31,15 @@ class HardMiner(Miner):
 
     def select(self, s_n: Scores, s_p: Scores) -> tuple[Scores, Scores]:
         """One negative and one positive per anchor."""
-        return _first(s_n, largest=True), _first(s_p, largest=False)
+        return first(s_n, largest=True), first(s_p, largest=False)
 
 
-def _first(scores: Scores, *, largest: bool) -> Scores:
+def first(scores: Scores, *, largest: bool) -> Scores:
+    """The largest or smallest value of each anchor; of equal ones the first."""
     if scores.value.shape[1] == 0:
         return scores
     with torch.no_grad():
         filled = scores.fill(-torch.inf if largest else torch.inf)
-        cell = (filled.argmax if largest else filled.argmin)(1, keepdim=True)
+        cell = argmax(filled if largest else -filled)
         found = filled.gather(1, cell).isfinite()
     return scores.take(cell, found)

@@ -8,13 +8,16 @@ import torch
 from torch import Tensor
 
 from metriczoo._checks import check_choice, check_number
+from metriczoo._execution import reads_are_free
+from metriczoo.functional._folds import narrow_set
+from metriczoo.miners._cells import argmax, draw
 from metriczoo.miners._draws import uniform
 from metriczoo.miners.base import Miner
 from metriczoo.scores import Scores
 
 __all__ = ["PriorityMiner", "SemiHardMiner"]
 
-_FEW = 16  # positives up to which a pass over the negatives for each is faster than sorting the negatives
+_FEW = 64  # positives up to which a pass over the negatives for each is faster than sorting the negatives
 
 
 def nearest_beyond(s_n: Scores, s_p: Scores) -> tuple[Tensor, Tensor]:
@@ -25,13 +28,22 @@ def nearest_beyond(s_n: Scores, s_p: Scores) -> tuple[Tensor, Tensor]:
         below = torch.searchsorted(ordered, positives.contiguous())  # how many negatives score less than the positive
         last = (below - 1).clamp(min=0)
         return cells.gather(1, last), (below > 0) & ordered.gather(1, last).isfinite()
-    best = [torch.where(negatives < p, negatives, -math.inf).max(1) for p in positives.split(1, dim=1)]
-    return torch.stack([b.indices for b in best], dim=1), torch.stack([b.values for b in best], dim=1).isfinite()
+    low = torch.finfo(negatives.dtype).min / 2  # added to a score it leaves nothing of it
+    # A mask takes several times the time of arithmetic.
+    best = [argmax((negatives - p).ge_(0).mul_(low).add_(negatives)) for p in positives.split(1, dim=1)]
+    cells = torch.cat(best, dim=1) if best else positives.long()
+    chosen = negatives.gather(1, cells)
+    return cells, (chosen < positives) & chosen.isfinite()
 
 
 def grouped(s_n: Scores, s_p: Scores, cells: Tensor, found: Tensor) -> tuple[Scores, Scores]:
     """One group per pair of an anchor and a positive: that positive against the negative in cell `cells` `[b, p]`, where one was found."""
     return s_n.take(cells, found & s_p.mask).split(), s_p.where(found).split()
+
+
+def narrowed(s_p: Scores) -> Scores:
+    """The positives in no more columns than they fill, where that can be read without waiting: each takes a pass over the negatives."""
+    return narrow_set(s_p) if reads_are_free(s_p.value) else s_p
 
 
 def _nothing(s_n: Scores, s_p: Scores) -> tuple[Scores, Scores]:
@@ -69,6 +81,7 @@ class SemiHardMiner(Miner):
 
     def select(self, s_n: Scores, s_p: Scores) -> tuple[Scores, Scores]:
         """One negative per pair."""
+        s_p = narrowed(s_p)
         if 0 in s_n.value.shape or s_p.value.shape[1] == 0:
             return _nothing(s_n, s_p)
         with torch.no_grad():
@@ -80,15 +93,16 @@ class SemiHardMiner(Miner):
         return grouped(s_n, s_p, cells, found)
 
     def _random(self, s_n: Scores, s_p: Scores) -> tuple[Tensor, Tensor]:
-        """The largest of random keys among the semi-hard negatives; turned for each positive, so that they share no preference."""
+        """Of those in the band all weigh the same."""
         negatives = s_n.fill(-math.inf)
-        seed = self.seed_of(s_n)
-        keys, turns = uniform(s_n, seed), uniform(s_p, ~seed)
+        draws = uniform(s_p, self.seed_of(s_p))
         chosen = []
-        for p, turn in zip(s_p.value.split(1, dim=1), turns.split(1, dim=1), strict=True):
-            semi_hard = (negatives < p) & (negatives > p - self.margin)
-            chosen.append(torch.where(semi_hard, (keys + turn) % 1.0, -1.0).max(1))
-        return torch.stack([c.indices for c in chosen], dim=1), torch.stack([c.values for c in chosen], dim=1) >= 0
+        for p, at in zip(s_p.value.split(1, dim=1), draws.split(1, dim=1), strict=True):
+            semi_hard = (negatives - p).lt_(0).mul_((negatives - (p - self.margin)).gt_(0))
+            chosen.append(draw(semi_hard, at))
+        cells = torch.cat(chosen, dim=1)
+        found = negatives.gather(1, cells)
+        return cells, (found < s_p.value) & (found > s_p.value - self.margin)
 
 
 class PriorityMiner(Miner):
@@ -113,12 +127,13 @@ class PriorityMiner(Miner):
 
     def select(self, s_n: Scores, s_p: Scores) -> tuple[Scores, Scores]:
         """One negative per pair."""
+        s_p = narrowed(s_p)
         if 0 in s_n.value.shape or s_p.value.shape[1] == 0:
             return _nothing(s_n, s_p)
         with torch.no_grad():
             cells, beyond = nearest_beyond(s_n, s_p)
             filled = s_n.fill(math.inf)
-            farthest = filled.argmin(1, keepdim=True)
+            farthest = argmax(-filled)
             exists = filled.gather(1, farthest).isfinite()
             cells = torch.where(beyond, cells, farthest)
         return grouped(s_n, s_p, cells, beyond | exists)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import torch
 
+from metriczoo.miners._cells import draw
 from metriczoo.miners._draws import uniform
 from metriczoo.miners.base import Miner
-from metriczoo.miners.nearest import _nothing, grouped
+from metriczoo.miners.nearest import _nothing, grouped, narrowed
 from metriczoo.scores import Scores
 
 __all__ = ["RandomMiner"]
@@ -40,11 +41,10 @@ class RandomMiner(Miner):
 
     def select(self, s_n: Scores, s_p: Scores) -> tuple[Scores, Scores]:
         """One negative per pair."""
+        s_p = narrowed(s_p)
         if 0 in s_n.value.shape or s_p.value.shape[1] == 0:
             return _nothing(s_n, s_p)
         with torch.no_grad():
-            count = s_n.count().unsqueeze(1)
-            draws = uniform(s_p, self.seed_of(s_p))
-            at = torch.minimum((draws * count).long(), (count - 1).clamp(min=0))  # which of the negatives, from 0 on
-            cells = torch.searchsorted(s_n.mask.cumsum(1), at, right=True).clamp(max=s_n.value.shape[1] - 1)
-        return grouped(s_n, s_p, cells, (count > 0).expand_as(cells))
+            cells = draw(s_n.map(torch.ones_like).fill(0.0), uniform(s_p, self.seed_of(s_p)))
+            found = (s_n.count() > 0).unsqueeze(1)
+        return grouped(s_n, s_p, cells, found.expand_as(cells))

@@ -30,16 +30,21 @@ class Similarity(nn.Module):
     is_distance = False  # whether a score is a negated distance, or a negated squared one
     nearest_itself = True  # whether no point scores more with a point than the point itself
     is_product = False  # whether `score(a, r)` is `a @ r.mT` and nothing else: the engine then multiplies into its own buffers
+    is_bent = (
+        False  # whether `score` is `bend` of negated squared distances, of points that have their squared norm and a number at the end
+    )
     distance_power: int | None = None  # p, where it is -||x - y||^p of points that `prepare` gave their squared norm as a last component
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         suggest_keywords(cls)
         if "score" in vars(cls):  # what holds of the score of a parent need not hold of another
-            cls.is_product = vars(cls).get("is_product", False)
+            cls.is_product, cls.is_bent = vars(cls).get("is_product", False), vars(cls).get("is_bent", False)
             cls.distance_power = vars(cls).get("distance_power")
         elif "prepare" in vars(cls) and "distance_power" not in vars(cls):
             cls.distance_power = None
+        if "bend" in vars(cls) or ("prepare" in vars(cls) and "score" not in vars(cls)):
+            cls.is_bent = vars(cls).get("is_bent", False)
 
     @property
     def invariances(self) -> frozenset[str]:
@@ -58,6 +63,10 @@ class Similarity(nn.Module):
         """`[b, n]`: scores of prepared anchors `a` `[b, d']` to prepared references `r` `[n, d']`."""
         raise NotImplementedError(f"{type(self).__name__} must define `score`.")
 
+    def bend(self, apart: Tensor, a: Tensor, r: Tensor) -> Tensor:
+        """`[..., b, n]`: scores of negated squared distances `apart` and of last components `a` `[..., b, 1]` and `r` `[..., n, 1]`."""
+        raise NotImplementedError(f"{type(self).__name__} is not bent.")
+
     def distance(self, score: Tensor) -> Tensor:
         """Euclidean distance at which two points have the score; unless redefined, of unit vectors whose inner product it is."""
         return (2 - 2 * score).clamp(0, 4).sqrt()
@@ -69,6 +78,14 @@ class Similarity(nn.Module):
 
 def unit(x: Tensor) -> Tensor:
     """`x / ||x||` along the last dimension; 0, with gradient 0, for a vector shorter than 1e-12."""
+    if tracing(x):
+        return _unit(x)
+    result: Tensor = _Unit.apply(x)  # type: ignore[no-untyped-call]
+    return result
+
+
+def _unit(x: Tensor) -> Tensor:
+    """By operations that can be traced and differentiated any number of times."""
     # Dividing by the largest component first keeps the square from under- or overflowing; the result does not depend on it, so it has no
     # gradient.
     largest = x.detach().abs().amax(-1, keepdim=True)
@@ -76,6 +93,30 @@ def unit(x: Tensor) -> Tensor:
     x = x / torch.where(short, 1.0, largest)
     square = x.square().sum(-1, keepdim=True)
     return x * torch.where(short, 0.0, torch.where(short, 1.0, square).rsqrt())
+
+
+class _Unit(torch.autograd.Function):
+    """`_unit` in a fifth of the passes over the points, each of which takes as long as one over the scores of a tile."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        largest = torch.maximum(x.amax(-1, keepdim=True), -x.amin(-1, keepdim=True))
+        short = largest < 1e-12
+        largest = torch.where(short, 1.0, largest)
+        y = x / largest
+        factor = torch.where(short, 0.0, 1 / torch.linalg.vector_norm(y, dim=-1, keepdim=True))
+        y.mul_(factor)
+        ctx.save_for_backward(x, y, factor / largest)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        x, y, factor = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            again: Tensor = torch.autograd.grad(_unit(x), x, grad, create_graph=True)[0]
+            return again
+        along = (grad * y).sum(-1, keepdim=True)
+        return torch.addcmul(grad, along, y, value=-1).mul_(factor)
 
 
 class Cosine(Similarity):

@@ -110,6 +110,7 @@ def _length(x: Tensor) -> Tensor:
     return torch.where(short, 0.0, torch.where(short, 1.0, square).sqrt() * largest)
 
 
+_LOG_OF_NOTHING = -1e4
 _LARGEST_LOG_RATIO = 20.0  # of the lengths of two points, where squares are still far from overflow
 
 
@@ -135,6 +136,8 @@ class SignalToNoise(NegativeSquaredEuclidean):
         Yuan, Deng, Tang, Tang, Chen. Signal-to-Noise Ratio: A Robust Distance Metric for Deep Metric Learning. CVPR 2019, equation 3.
     """
 
+    is_bent = True
+
     @property
     def invariances(self) -> frozenset[str]:
         """A common factor leaves the ratio."""
@@ -148,14 +151,19 @@ class SignalToNoise(NegativeSquaredEuclidean):
         centred = x - x.mean(-1, keepdim=True)
         length = _length(centred)
         some = length > 0
-        log_length = torch.where(some, torch.where(some, length, 1.0).log(), -1e4)
+        log_length = torch.where(some, torch.where(some, length, 1.0).log(), _LOG_OF_NOTHING)
         return torch.cat([super().prepare(unit(centred)), log_length], dim=-1)
 
     def score(self, a: Tensor, r: Tensor) -> Tensor:
+        """Of directions and lengths."""
+        return self.bend(super().score(a[..., :-1], r[..., :-1]), a[..., -1:], r[..., -1:])
+
+    def bend(self, apart: Tensor, a: Tensor, r: Tensor) -> Tensor:
         """Var(x - y) / Var(x) = (1 - q)^2 + q d(u, v)^2 for directions u, v and the ratio q of lengths."""
-        log_ratio = (r[..., -1:].mT - a[..., -1:]).clamp(-_LARGEST_LOG_RATIO, _LARGEST_LOG_RATIO)
-        apart = super().score(a[..., :-1], r[..., :-1])
-        return torch.where(a[..., -2:-1] > 0, log_ratio.exp() * apart - log_ratio.expm1().square(), 0.0)
+        log_ratio = (r.mT - a).clamp(-_LARGEST_LOG_RATIO, _LARGEST_LOG_RATIO)
+        beyond = log_ratio.expm1()
+        some = (a > _LOG_OF_NOTHING).to(apart.dtype)
+        return some * torch.addcmul(apart, beyond, apart - beyond)
 
 
 _EDGE = 1 - 1e-5  # how far from the centre of the unit ball a point may be
@@ -200,6 +208,8 @@ class Poincare(NegativeSquaredEuclidean):
         self.exponential = check_flag("exponential", exponential)
         self.max_norm = None if max_norm is None else check_number("max_norm", max_norm, low=0, open_low=True)
 
+    is_bent = True
+
     @property
     def invariances(self) -> frozenset[str]:
         """The ball has a centre."""
@@ -215,10 +225,13 @@ class Poincare(NegativeSquaredEuclidean):
         return torch.cat([super().prepare(unit(x)), far], dim=-1)
 
     def score(self, a: Tensor, r: Tensor) -> Tensor:
+        """Of directions and distances from the centre."""
+        return self.bend(super().score(a[..., :-1], r[..., :-1]), a[..., -1:], r[..., -1:])
+
+    def bend(self, apart: Tensor, a: Tensor, r: Tensor) -> Tensor:
         """By the law of cosines, in a form that cancels nothing: sinh^2(d / 2) = sinh^2((p - q) / 2) + sinh p sinh q d(u, v)^2 / 4."""
-        p, q = a[..., -1:], r[..., -1:].mT
-        apart = -super().score(a[..., :-1], r[..., :-1])
-        square = ((p - q) / 2).sinh().square() + p.sinh() * q.sinh() * apart / 4
+        p, q = a, r.mT
+        square = ((p - q) / 2).sinh().square() - p.sinh() * q.sinh() * apart / 4
         # Below the bound clamp stops the gradient.
         return square.clamp(min=torch.finfo(square.dtype).tiny).sqrt().asinh() * (-2 / math.sqrt(self.curvature))
 

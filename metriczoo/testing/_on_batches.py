@@ -46,7 +46,7 @@ def value_and_gradient(subject: Subject, batch: Batch, **options: Any) -> tuple[
 def executions(subject: Subject) -> list[dict[str, Any]]:
     """Options by which the loss runs dense and tiled, as far as it knows them."""
     dense: list[dict[str, Any]] = [{"execution": "dense"}] if subject.is_loss else [{}]
-    return [*dense, {"execution": "tiled", "memory_budget": SMALL_BUDGET}] if subject.separable else dense
+    return [*dense, {"execution": "tiled", "memory_budget": SMALL_BUDGET}] if subject.tileable else dense
 
 
 def check_batch(subject: Subject) -> None:
@@ -527,7 +527,7 @@ CHECKS: list[Check[Subject]] = [
     Check(check_permutation, _by_labels),
     Check(check_relabelling, _open_classes),
     Check(check_invariance, lambda s: s.num_classes is None and s.call is None),
-    Check(check_tiles, lambda s: s.separable),
+    Check(check_tiles, lambda s: s.tileable),
     Check(check_reductions, lambda s: s.is_loss),
     Check(check_separable, _takes_references),
     Check(check_references_split, _takes_references),

@@ -254,7 +254,7 @@ def check_docstring(subject: Subject) -> None:
 
 
 CHECKS: list[Check[Subject]] = [
-    Check(check_memory, lambda s: s.separable),
+    Check(check_memory, lambda s: s.tileable),
     Check(check_keeps_nothing, lambda s: True),
     Check(check_state_dict, lambda s: True),
     Check(check_copies, lambda s: True),

@@ -85,6 +85,11 @@ class Subject:
         """Whether it is a sum over anchors."""
         return self.is_loss and bool(self.loss.separable)
 
+    @property
+    def tileable(self) -> bool:
+        """Whether it runs in tiles."""
+        return self.is_loss and bool(self.loss.tileable)
+
     @functools.cached_property
     def on_scores(self) -> bool:
         """Whether it is a function of scores alone."""
