@@ -70,8 +70,12 @@ class Tiles:
             return self.anchors.new_zeros(() if self.problem.loss.reduction != "none" else (0,))
         if self.problem.loss.reduction == "none":
             return torch.cat(values)
-        self.shares = 1 / divisors(self.problem.loss.reduction, self.sums)
-        return (self.sums.value * self.shares).sum().to(self.anchors.dtype)
+        return self.reduce(self.sums)
+
+    def reduce(self, sums: Totals) -> Tensor:
+        """The loss, from the sums over all anchors, here and elsewhere."""
+        self.shares = 1 / divisors(self.problem.loss.reduction, sums)
+        return (sums.value * self.shares).sum().to(self.anchors.dtype)
 
     def _rows(self) -> Iterator[slice]:
         """The tiles; those of a compiled loss have one height, so that the last begins before the end of the one before it."""

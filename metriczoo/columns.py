@@ -15,7 +15,7 @@ from metriczoo._execution import reads_are_free
 from metriczoo.scores import HARMLESS, Block, Scores
 from metriczoo.similarity import Similarity
 
-__all__ = ["Columns", "DrawnColumns", "LabelColumns", "Points", "Relation", "RelationColumns", "columns_of"]
+__all__ = ["AcrossColumns", "Columns", "DrawnColumns", "LabelColumns", "Points", "Relation", "RelationColumns", "columns_of"]
 
 _AHEAD = 2**13  # rows whose tables are made at once
 
@@ -93,6 +93,30 @@ class RelationColumns(Columns):
         return Scores(value, negative, block=block), Scores(value, positive, block=block)
 
 
+class AcrossColumns(RelationColumns):
+    """Points of two sides in one list, each compared with those of the other side only.
+
+    Attributes:
+        cut: how many are of the first side.
+        sides: the columns of either side as anchors, where such blocks can be computed apart; None where not.
+    """
+
+    def __init__(self, x: Points, y: Points, relation: Relation | None = None) -> None:
+        labels = torch.cat([x.labels, y.labels])
+        ids = None if x.ids is None or y.ids is None else torch.cat([x.ids, y.ids])
+        places = torch.arange(len(labels), device=labels.device)
+        self.cut, self.sides = len(x.labels), None
+
+        def across(i: Tensor, j: Tensor) -> tuple[Tensor, Tensor]:
+            negative, positive = RelationColumns(Points(labels[i]), Points(labels[j]), relation).masks(slice(0, len(i)))
+            apart = (i < self.cut).unsqueeze(1) != (j < self.cut)
+            return positive & apart, negative & apart
+
+        super().__init__(Points(places, ids), Points(places, ids), across)
+        if relation is None and reads_are_free(labels) and bool((labels >= 0).all()):
+            self.sides = LabelColumns(x, y), LabelColumns(y, x)
+
+
 class LabelColumns(Columns):
     """By equality of labels: the positives of an anchor as a narrow table, the negatives as all columns but a few.
 
@@ -117,6 +141,8 @@ class LabelColumns(Columns):
 
     def tables(self, rows: slice) -> tuple[Tensor, ...]:
         """Positives `[b, p]` and which of them count, excluded columns `[b, e]` and how many different ones `[b]`."""
+        if rows.start == 0 and rows.stop == len(self.keep):
+            return self._tables(rows)
         known, tables = self._ahead
         if not known.start <= rows.start <= rows.stop <= known.stop:
             # To make those of many rows takes as long as to make those of a block, but all are as wide as the largest class.

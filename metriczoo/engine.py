@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from metriczoo._across import Across
 from metriczoo._body import apart, between_references
 from metriczoo._coupled import Coupled
 from metriczoo._execution import memory, settings, tracing
 from metriczoo._stream import THIN, NeedsCells, Stream, prepared
 from metriczoo._tiles import Tiles
-from metriczoo.columns import Columns, LabelColumns
+from metriczoo.columns import AcrossColumns, Columns, LabelColumns
 from metriczoo.reduction import Totals, divisors, stacked
 from metriczoo.scores import Block, Scores
 
@@ -50,6 +51,8 @@ class Problem:
     def given(self, facts: Iterable[Tensor]) -> Problem:
         """The same call with other tensors in place of `inputs`."""
         new = iter(facts)
+        if not self.facts:
+            return self
         return replace(self, facts=tuple(next(new) if _differentiable(fact) else fact for fact in self.facts))
 
     def block(self, r: Tensor, rows: slice, device: torch.device) -> Block:
@@ -168,9 +171,11 @@ def _blocks(
     parameters: Sequence[Tensor],
     wanted: Sequence[bool],
     weights: Tensor | None = None,
-) -> Tiles | Stream | Coupled:
+) -> Tiles | Stream | Coupled | Across:
     if problem.columns.streamed and references is not None:
         return Stream(problem, anchors, references, parameters, wanted, weights)
+    if isinstance(problem.columns, AcrossColumns) and problem.columns.sides is not None and problem.loss.miner is None:
+        return Across(problem, anchors, parameters, wanted, weights)
     return (Tiles if problem.loss.separable else Coupled)(problem, anchors, references, parameters, wanted, weights)
 
 

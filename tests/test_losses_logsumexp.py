@@ -190,6 +190,22 @@ def test_symmetric_with_labels_sizes_and_ignored_points():
     close(NTXentLoss(0.3, symmetric=True)(x, labels), NTXentLoss(0.3)(x, labels))
 
 
+@pytest.mark.parametrize("reduction", ["mean", "mean_active", "sum", "none"])
+@pytest.mark.parametrize("sizes", [(7, 5), (1, 6), (0, 3), (3, 0)])
+def test_symmetric_directions_in_tiles_of_their_own(reduction: str, sizes: tuple[int, int]):
+    """As one dense block of both sides, in value and in the gradients of points and temperature."""
+    x, y = (points(n, n).requires_grad_() for n in sizes)
+    labels, others = torch.arange(len(x)) % 3, torch.arange(len(y)) % 4
+    outcomes = []
+    for options in ({"execution": "dense"}, {"execution": "tiled", "memory_budget": 64}):
+        loss = NTXentLoss(0.3, symmetric=True, learn_temperature=True, reduction=reduction, **options).double()
+        value = loss(x, labels, (y, others))
+        weights = torch.arange(1.0, 1 + value.numel(), dtype=value.dtype).view_as(value)
+        outcomes.append((value, *gradients((value * weights).sum(), x, y, *loss.parameters())))
+    for dense, tiled in zip(*outcomes, strict=True):
+        close(tiled, dense)
+
+
 def test_symmetric_traced():
     x, y, ids = points(1, 5), points(2, 5), torch.tensor([5, 3, 9, 0, 3])
     loss = NTXentLoss(0.3, symmetric=True, learn_temperature=True)

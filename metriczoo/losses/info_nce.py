@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from metriczoo._checks import Bounds, check_choice, check_flag
-from metriczoo.columns import Columns, Points, Relation, RelationColumns
+from metriczoo.columns import AcrossColumns, Columns, Points
 from metriczoo.functional.info_nce import (
     SUPCON_FORMS,
     decoupled_contrastive,
@@ -82,21 +82,7 @@ class NTXentLoss(Loss):
     def _columns(self, anchors: Points, points: Points, prepared: Tensor, compared: Tensor | None) -> tuple[Columns, Tensor, Tensor | None]:
         if not self.symmetric or compared is None:
             return super()._columns(anchors, points, prepared, compared)
-        return _across(anchors, points, self.relation), torch.cat([prepared, compared.to(prepared.dtype)]), None
-
-
-def _across(x: Points, y: Points, relation: Relation | None) -> Columns:
-    """Points of two sides in one list, each compared with those of the other side only."""
-    labels = torch.cat([x.labels, y.labels])
-    ids = None if x.ids is None or y.ids is None else torch.cat([x.ids, y.ids])
-    places = torch.arange(len(labels), device=labels.device)
-
-    def related(i: Tensor, j: Tensor) -> tuple[Tensor, Tensor]:
-        negative, positive = RelationColumns(Points(labels[i]), Points(labels[j]), relation).masks(slice(0, len(i)))
-        across = (i < len(x.labels)).unsqueeze(1) != (j < len(x.labels))
-        return positive & across, negative & across
-
-    return RelationColumns(Points(places, ids), Points(places, ids), related)
+        return AcrossColumns(anchors, points, self.relation), torch.cat([prepared, compared.to(prepared.dtype)]), None
 
 
 InfoNCELoss = NTXentLoss
