@@ -46,7 +46,7 @@ def outcome(subject: Subject, miner: int, external: bool, reduction: str, **opti
     return [value.detach(), *gradients]
 
 
-@pytest.mark.parametrize("subject", [s for s in SUBJECTS if s.separable], ids=str)
+@pytest.mark.parametrize("subject", SUBJECTS, ids=str)
 def test_tiled_equals_dense(subject: Subject) -> None:
     settings, idle = itertools.cycle([(True, "mean"), (True, "none"), (False, "mean_active")]), 0
     for (miner, kept), (external, reduction) in zip(enumerate(some_miners()), settings, strict=False):
@@ -57,14 +57,6 @@ def test_tiled_equals_dense(subject: Subject) -> None:
             torch.testing.assert_close(b, a, rtol=1e-9, atol=1e-11, msg=lambda m, k=kept: f"{k}: {m}")
         idle += not dense[1].any()
     assert idle <= 2, "a miner may leave nothing to learn, such as no semi-hard negative behind the hard one, but not all of them"
-
-
-@pytest.mark.parametrize("subject", [s for s in SUBJECTS if not s.separable], ids=str)
-def test_coupled_losses_say_so(subject: Subject) -> None:
-    with pytest.raises(ValueError, match="couples anchors"):
-        type(subject.loss)(execution="tiled")
-    for miner in range(len(some_miners())):
-        assert all(t.isfinite().all() for t in outcome(subject, miner, True, "mean"))
 
 
 @pytest.mark.parametrize("subject", sets.SUBJECTS, ids=str)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -15,7 +15,7 @@ from metriczoo.functional._folds import narrow_set
 from metriczoo.functional._softplus import softplus
 from metriczoo.scores import Scores, Terms
 
-__all__ = ["PENALTIES", "Penalty", "broadcast_sum", "pair_sum"]
+__all__ = ["PENALTIES", "Penalty", "broadcast_sum", "gradients", "pair_sum"]
 
 
 class Penalty(NamedTuple):
@@ -122,9 +122,16 @@ class _PairSum(torch.autograd.Function):
         factor = grad.unsqueeze(1)
         if torch.is_grad_enabled() and ctx.penalty.power != 1:  # the slopes of a hinge are constants, others have a derivative of their own
             total = broadcast_sum(torch.where(violation.isfinite(), value, violation), thresholds, ctx.penalty)[0]
-            g_n, g_p = torch.autograd.grad(total, (value, thresholds), grad, create_graph=True, allow_unused=True, materialize_grads=True)
+            g_n, g_p = gradients(total, (value, thresholds), grad)
             return g_n, None, g_p, None, None, None
         return slope_n * factor, None, -slopes_p * factor, None, None, None
+
+
+def gradients(total: Tensor, inputs: Sequence[Tensor], grad: Tensor) -> list[Tensor | None]:
+    """Those of `inputs`, to be differentiated again; None for one that is a constant, such as a score of a frozen model."""
+    variables = [x for x in inputs if x.requires_grad]
+    found = iter(torch.autograd.grad(total, variables, grad, create_graph=True, allow_unused=True, materialize_grads=True))
+    return [next(found) if x.requires_grad else None for x in inputs]
 
 
 def _reach(s_n: Scores, thresholds: Tensor) -> tuple[float, float] | None:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from metriczoo._execution import reads_are_free
 from metriczoo.functional._folds import check_between, fold_positives, narrow_set, rows_of_positives
-from metriczoo.functional._pairs import Penalty, broadcast_sum
+from metriczoo.functional._pairs import Penalty, broadcast_sum, gradients
 from metriczoo.scores import Scores
 
 __all__ = ["logsumexp_of_sums", "swap_sum"]
@@ -46,7 +46,8 @@ def _top(s_n: Scores, scale: float | Tensor) -> float | None:
     if not reads_are_free(s_n.value) or not s_n.value.numel():
         return None
     low, high = (float(bound) for bound in s_n.value.detach().aminmax())
-    return high if 2 * float(scale) * (high - low) < _RANGE else None
+    factor = float(scale.detach() if isinstance(scale, Tensor) else scale)
+    return high if 2 * factor * (high - low) < _RANGE else None
 
 
 class _Products(torch.autograd.Function):
@@ -118,16 +119,16 @@ class _SwapSum(torch.autograd.Function):
         if torch.is_grad_enabled():
             violation = torch.where(violation > torch.finfo(value.dtype).min / 8, value, violation)
             parts = [(torch.maximum(violation, violation[rows[:, k]]), thresholds[:, k : k + 1]) for k in range(num)]
-            total = torch.stack([grad.new_zeros(len(grad)), *(broadcast_sum(*part, ctx.penalty)[0] for part in parts)]).sum(0)
-            inputs = (value, thresholds)
-            g_n, g_p = torch.autograd.grad(total, inputs, grad, create_graph=True, allow_unused=True, materialize_grads=True)
+            parts.append((violation, thresholds[:, num:]))  # without any positive, too, the total is attached to the graph
+            total = torch.stack([broadcast_sum(*part, ctx.penalty)[0] for part in parts]).sum(0)
+            g_n, g_p = gradients(total, (value, thresholds), grad)
             return g_n, None, g_p, None, None, None
         others, theirs = _turned(own.expand(-1, num), rows, there, 0.0), _turned(thresholds, rows, there, math.inf)
         gradient = torch.zeros_like(violation)
         for part in _parts(violation):
             for k in range(num):
                 other = violation.index_select(0, rows[part, k])
-                share = (violation[part] - other).sign_().add_(1)  # of the half: equal ones share the gradient
+                share = (violation[part] - other).sign_().add_(1)  # of the half: equal ones, unless rounded apart, share the gradient
                 torch.maximum(violation[part], other, out=other)
                 both = ctx.penalty.slope_(other - thresholds[part, k : k + 1]).mul_(own[part] / 2)
                 both.addcmul_(ctx.penalty.slope_(other.sub_(theirs[part, k : k + 1])), others[part, k : k + 1], value=0.5)

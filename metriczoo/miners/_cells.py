@@ -43,6 +43,7 @@ def draw(weights: Tensor, at: Tensor) -> Tensor:
     group, height = _land(ladder, at)
     step = sums.gather(1, group)
     left = 1 - (ladder.gather(1, group) - height) / step.clamp(min=torch.finfo(step.dtype).tiny)  # of the draw, in [0, 1)
+    left.clamp_(min=0)  # rounding of the ladder
     inside = grouped.gather(1, group.unsqueeze(2).expand(-1, -1, _GROUP)).cumsum(2, dtype=torch.float64)
     return (group * _GROUP + _land(inside, left.unsqueeze(2))[0].squeeze(2)).clamp(max=n - 1)
 
