@@ -22,7 +22,7 @@ __all__ = [
 ]
 
 
-def pair_terms(losses: Scores, against: Scores | None = None, *, weight: float = 1.0) -> Terms:
+def pair_terms(losses: Scores, against: Scores | None = None, *, weight: float | Tensor = 1.0) -> Terms:
     """The terms of a loss per pair, which is `weight` times a value. An anchor whose set `against` is empty has no pair that counts."""
     if against is not None:
         losses = losses.where((against.count() > 0).unsqueeze(1))

@@ -19,12 +19,18 @@ from metriczoo.scores import Scores, Terms
 __all__ = ["hinge_terms", "mean_violation"]
 
 
-def hinge_terms(violations: Scores, *, power: int = 1, weight: float = 1.0) -> Terms:
-    """The terms of a loss per pair that is `weight` times a power, 1 or 2, of the part of a value above 0."""
+def hinge_terms(violations: Scores, *, power: int = 1, weight: float | Tensor = 1.0, of_violating: bool = False) -> Terms:
+    """The terms of a loss per pair that is `weight` times a power, 1 or 2, of the part of a value above 0.
+
+    `of_violating`: only the pairs count that are not below 0.
+    """
     if not in_one_array(violations):
+        if of_violating:
+            violations = violations.where(violations.value >= 0)
         return pair_terms(violations.map(lambda v: v.relu() ** power), weight=weight)
     total, active = _HingeSum.apply(violations.value, violations, power)  # type: ignore[no-untyped-call]
-    return Terms(weight * total, violations.count(), active)
+    count = violations.fill_(violations.value >= 0, False).sum(1) if of_violating else violations.count()
+    return Terms(weight * total, count, active)
 
 
 class _HingeSum(torch.autograd.Function):

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from metriczoo._checks import check_flag
-from metriczoo.functional._folds import pair_terms
 from metriczoo.functional._softplus import softplus
 from metriczoo.functional._violations import hinge_terms, mean_violation
 from metriczoo.scores import Scores, Terms, as_scores
@@ -179,7 +178,5 @@ def threshold_consistent_margin(
     References:
         Zhang et al. Threshold-Consistent Margin Loss for Open-World Deep Metric Learning. ICLR 2024.
     """
-    near, far = as_scores(s_n), as_scores(s_p)
-    pull = far.where(far.value <= positive_margin).map(lambda s: positive_weight * (positive_margin - s))
-    push = near.where(near.value >= negative_margin).map(lambda s: negative_weight * (s - negative_margin))
-    return pair_terms(pull), pair_terms(push)
+    pull, push = as_scores(s_p).map(lambda s: positive_margin - s), as_scores(s_n).map(lambda s: s - negative_margin)
+    return hinge_terms(pull, weight=positive_weight, of_violating=True), hinge_terms(push, weight=negative_weight, of_violating=True)
