@@ -38,7 +38,9 @@ def _anchor_terms(loss: Tensor, s_n: Scores, s_p: Scores, needs_positives: bool,
     pairs = negatives + positives
     either = positives if needs_positives else negatives if needs_negatives else pairs
     valid = (torch.minimum(positives, negatives) if needs_positives and needs_negatives else either) > 0
-    return torch.where(valid, loss, 0.0), valid.long(), torch.where(valid, pairs, 0)
+    if not (reads_are_free(valid) and bool(valid.all())):
+        loss, pairs = torch.where(valid, loss, 0.0), torch.where(valid, pairs, 0)
+    return loss, valid.long(), pairs
 
 
 def totals(
