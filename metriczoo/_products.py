@@ -112,13 +112,10 @@ class Distances(Products):
         self.power = power
         self.a, self.r = anchors[:, :-1], references[:, :-1]
         centre = self.r.sum(0) / max(1, len(self.r))
-        # Norms ride along: |a|^2 + |r|^2 - 2 a r is the inner product of (-2 a, |a|^2, 1) and (r, 1, |r|^2).
-        self.lifted = pad(self.r - centre, (0, 2), value=1.0)
-        self.references = self.lifted[:, :-2]
-        self.norms_r = torch.linalg.vector_norm(self.references, dim=1).square_()
-        self.lifted[:, -1] = self.norms_r
+        self.references = self.r - centre
+        self.norms_r = self.references.square().sum(1)
         self.anchors = self.references if anchors is references else self.a - centre
-        self.norms_a = self.norms_r if anchors is references else torch.linalg.vector_norm(self.anchors, dim=1).square_()
+        self.norms_a = self.norms_r if anchors is references else self.anchors.square().sum(1)
         self.largest = self.norms_r.amax() if len(self.r) else self.norms_r.sum()
         self.bounds = pad(self.near * self.norms_r, (0, 1))  # and of the spare column
         self.factor = 0.5 if power == 1 else -1.0  # derivative of the score by the squared distance: this times 1 / score, or times 1
@@ -126,8 +123,8 @@ class Distances(Products):
 
     def multiply(self, rows: slice, out: Tensor) -> None:
         """Squared distances."""
-        norms = self.norms_a[rows].unsqueeze(1)
-        torch.mm(torch.cat([-2 * self.anchors[rows], norms, torch.ones_like(norms)], dim=1), self.lifted.mT, out=out)
+        torch.addmm(self.norms_r, self.anchors[rows], self.references.mT, alpha=-2, out=out)
+        out.add_(self.norms_a[rows].unsqueeze(1))
 
     def finish(self, s_n: Scores, s_p: Scores, rows: slice) -> None:
         """Near pairs again, then the sign and the root."""

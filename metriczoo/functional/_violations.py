@@ -64,7 +64,7 @@ class _HingeSum(torch.autograd.Function):
 
 def mean_violation(violations: Scores, scale: float | Tensor, *, detach_weights: bool) -> Tensor:
     """`[b]`: mean of the values above 0, each weighted by exp(scale * value); 0 where there is none."""
-    if not in_one_array(violations) or isinstance(scale, Tensor):
+    if not in_one_array(violations) or isinstance(scale, Tensor) or not violations.value.shape[1]:
         return _mean_violation(violations, scale, detach_weights=detach_weights)
     result: Tensor = _MeanViolation.apply(violations.value, violations, scale, detach_weights)  # type: ignore[no-untyped-call]
     return result
