@@ -59,8 +59,9 @@ def _softmax_mean(value: Tensor, temperature: float | Tensor) -> Tensor:
 
 def _by_operations(value: Tensor, temperature: float | Tensor) -> Tensor:
     """By operations that can be traced and differentiated any number of times."""
-    below = value - value.detach().amax(1, keepdim=True)
-    weight = (below * (_BASE / temperature)).clamp(min=_BASE * tail(value)).exp2()
+    below = (value - value.detach().amax(1, keepdim=True)) * (_BASE / temperature)
+    least = _BASE * tail(value)
+    weight = torch.where(below > least, below.clamp(min=least).exp2(), 0.0)
     return (weight * value).sum(1) / weight.sum(1)
 
 
