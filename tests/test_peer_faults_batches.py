@@ -50,7 +50,9 @@ def test_every_name_is_covered() -> None:
 def test_one_positive_and_one_negative_pair(name: str) -> None:
     """A lone anchor counts as two equal ones do, and is not taken for nothing."""
     x = torch.tensor([[1.0, 0.0, 0.0, 0.0, 0.0]], dtype=torch.float64)
-    near, far = ((c, (1 - c * c) ** 0.5) for c in (0.704, 0.701))  # so close that steps of ranking losses have a slope, and inside of one bin
+    near, far = (
+        (c, (1 - c * c) ** 0.5) for c in (0.704, 0.701)
+    )  # so close that steps of ranking losses have a slope, and inside of one bin
     r = torch.tensor([[far[0], far[1], 0.0, 0.0, 0.0], [near[0], 0.0, near[1], 0.0, 0.0]], dtype=torch.float64)
     value, gradient = gradient_of(LOSSES[name](), x, [0], (r, [0, 1]))
     finite(value, gradient)
