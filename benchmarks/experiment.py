@@ -1,30 +1,29 @@
-"""What all runs of a benchmark share: data, recipe, and the encoders that training starts from."""
+"""What all runs of a benchmark share: data, protocol, evaluation."""
 
 from __future__ import annotations
 
 import argparse
 import inspect
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
-from torch import Tensor
-from torch.nn.functional import adaptive_avg_pool2d
-from torch.utils.data import Subset
+from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from benchmarks._data_readable import Readable, broken_rows
-from benchmarks.backbones import Encoder, build_backbone
-from benchmarks.evaluation import embed, evaluate
-from benchmarks.images import Square
-from benchmarks.options import defaults_of
+from benchmarks.evaluation import Evaluation, evaluate, ranks_of, recall_at_1
+from benchmarks.features import OnProgress
+from benchmarks.protocols import PROTOCOLS, Protocol
 from benchmarks.results import versions
 from benchmarks.training import Recipe
-from metriczoo.data import DATASETS, LabelledImages, PKSampler, load
+from metriczoo.data import DATASETS, InShop, LabelledData, LabelledImages, load
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 __all__ = ["Experiment"]
-
-_PIXELS = 32  # per side, at most, of an image that is its own features
-_PCA_IMAGES = 2048  # at most, that the head of a pretrained backbone gets its start from
 
 
 class Experiment:
@@ -35,11 +34,10 @@ class Experiment:
 
     Attributes:
         train: the training data; `test` are the test data, of other classes.
+        is_query: which of the test data are queries, `[n]`, to be found among the others. None: each is one to all others.
         missing: number of listed images without a file, in either.
         broken: what is wrong with each image that was left out since it cannot be decoded.
-        train_images: the training data as tensors; `test_images` are the test data as tensors.
-        recipe: how to train.
-        of_encoder: hyper-parameters of the encoder.
+        protocol: how the benchmark trains.
 
     Raises:
         ImportError: the backbone or the data set needs a package that is not installed.
@@ -56,82 +54,76 @@ class Experiment:
             load(options.dataset, options.root, split, train_classes=options.train_classes, **subsets, **options.data_options)
             for split in ("train", "test")
         )
-        if not (isinstance(train, LabelledImages) and isinstance(test, LabelledImages)):
-            raise ValueError(f"--dataset {options.dataset}: an encoder is trained on images, not on feature vectors.")
         self.missing = getattr(train, "skipped", 0)
         self.train, self.test = self._readable(train), self._readable(test)
-        defaults = defaults_of(options.dataset)
-        side = options.image_size + 2 * round(options.image_size * defaults.margin / 2)
-        self.train_images, self.test_images = Square(self.train, side), Square(self.test, side)
-        self.channels = self.train_images[0][0].shape[0]
-        self.pretrained = self._fresh_encoder(seed=0).pretrained
-        p, k = options.batch_classes or min(32, self.train.num_classes), options.batch_samples
-        steps = options.epochs * len(PKSampler(self.train.labels, p, k))
-        rate = 1e-3 if self.pretrained else 2e-3  # chosen on held-out training classes, of Cars and of glyphs
-        self.recipe = Recipe(
-            epochs=options.epochs,
-            steps=min(steps, options.max_steps or steps),
-            batch_classes=p,
-            batch_samples=k,
-            image_size=options.image_size,
-            augmentation=defaults.augmentation,
-            head_rate=rate,
-            backbone_rate=rate / 10 if self.pretrained else rate,
-        )
-        self.of_encoder = {"backbone": options.backbone, "embedding_dim": options.embedding_dim}
-        self._head: dict[str, Any] | None = None
+        self.is_query = _is_query(self.test)
+        self.protocol: Protocol = PROTOCOLS[options.protocol](options, self.train, self.test)
 
-    def _readable(self, images: LabelledImages) -> LabelledImages:
-        """`images`, without those that cannot be decoded if these are to be skipped."""
-        if self.options.on_bad_image == "fail":
-            return images
-        broken = dict(broken_rows(images, self.options.workers))
+    def _readable(self, data: LabelledData) -> LabelledData:
+        """`data`, without the images that cannot be decoded if these are to be skipped."""
+        if self.options.on_bad_image == "fail" or not isinstance(data, LabelledImages):
+            return data
+        broken = dict(broken_rows(data, self.options.workers))
         self.broken += broken.values()
-        return Readable(images, [row for row in range(len(images)) if row not in broken]) if broken else images
+        return Readable(data, [row for row in range(len(data)) if row not in broken]) if broken else data
 
-    def encoder(self, seed: int) -> Encoder:
-        """The encoder that runs of this seed start from. The head of a pretrained one projects on principal components of its features."""
-        encoder = self._fresh_encoder(seed)
-        if self.pretrained:
-            if self._head is None:
-                some = Subset(self.train_images, range(0, len(self.train), -(-len(self.train) // _PCA_IMAGES)))
-                encoder.head.start_from_pca(self._embed(encoder, encoder.features, some))
-                self._head = encoder.head.state_dict()
-            encoder.head.load_state_dict(self._head)
-        return encoder
+    @property
+    def recipe(self) -> Recipe:
+        """How to train."""
+        return self.protocol.recipe
 
-    def _fresh_encoder(self, seed: int) -> Encoder:
-        torch.manual_seed(seed)
-        backbone = build_backbone(self.options.backbone, self.channels)
-        return Encoder(backbone, self.options.image_size, self.options.embedding_dim)
+    @property
+    def of_encoder(self) -> dict[str, Any]:
+        """Hyper-parameters of the encoder."""
+        return self.protocol.of_encoder
 
-    def embeddings(self, encoder: Encoder) -> Tensor:
-        """Embeddings `[n, d]` of the test images."""
-        return self._embed(encoder, encoder, self.test_images)
+    def prepare(self, on_progress: OnProgress = lambda done, total: None) -> Sequence[str]:
+        """Make what the first run needs and takes long, and return what is to be told about it."""
+        self.protocol.prepare(on_progress)
+        return self.protocol.notes
+
+    def encoder(self, seed: int) -> nn.Module:
+        """The encoder that runs of this seed start from."""
+        return self.protocol.encoder(seed)
+
+    def embeddings(self, encoder: nn.Module) -> Tensor:
+        """Embeddings `[n, d]` of the test data."""
+        return self.protocol.embeddings(encoder)
 
     def raw_features(self) -> tuple[Tensor, dict[str, Any]]:
-        """Features `[n, f]` of the test images, by a pretrained backbone, else their pixels; and what they are."""
-        encoder = self._fresh_encoder(seed=0)
-        if self.pretrained:
-            what = {"features": self.options.backbone, "image_size": self.recipe.image_size}
-            return self._embed(encoder, encoder.features, self.test_images), what
-        side = min(self.recipe.image_size, _PIXELS)
-        pixels = self._embed(encoder, lambda images: adaptive_avg_pool2d(images, side).flatten(1), self.test_images)
-        return pixels, {"features": "pixels", "image_size": side}
+        """Features `[n, f]` of the test data without an encoder, and what they are."""
+        return self.protocol.raw_features()
 
-    def _embed(self, encoder: Encoder, encode: Callable[[Tensor], Tensor], images: Any) -> Tensor:
-        encoder.to(self.device).eval()
-        return embed(encode, images, self.recipe.image_size, device=self.device, workers=self.options.workers)
+    def recall_at_1(self, embeddings: Tensor) -> float:
+        """Recall@1 of the test data."""
+        return recall_at_1(embeddings, self.test.labels, self.is_query)
+
+    def evaluate(self, embeddings: Tensor) -> Evaluation:
+        """How good embeddings `[n, d]` of the test data are."""
+        return evaluate(
+            embeddings, self.test.labels, is_query=self.is_query, ranks=ranks_of(self.options.dataset), class_names=self.test.class_names
+        )
+
+    @property
+    def test_images(self) -> Callable[[int], Image] | None:
+        """The test image of a position, if the data set holds images."""
+        test = self.test
+        return (lambda position: test[position][0]) if isinstance(test, LabelledImages) else None
+
+    @property
+    def query_labels(self) -> NDArray[np.int64]:
+        """The class of each query."""
+        return self.test.labels if self.is_query is None else self.test.labels[self.is_query]
 
     def record(
-        self, loss: str, seed: int | None, embeddings: Tensor, hyper_parameters: dict[str, Any], seconds: float | None = None
+        self, loss: str, seed: int | None, evaluation: Evaluation, hyper_parameters: dict[str, Any], seconds: float | None = None
     ) -> dict[str, Any]:
         """A record of `results.json`.
 
         Args:
-            loss: name of the loss, or "raw" or "untrained".
-            seed: None for "raw".
-            embeddings: of the test images.
+            loss: name of the loss, or of a baseline.
+            seed: None for a baseline that has none.
+            evaluation: of the embeddings of the test data.
             hyper_parameters: that led to them.
             seconds: of training.
         """
@@ -140,13 +132,26 @@ class Experiment:
         classes = {"train_classes": self.train.num_classes, "test_classes": self.test.num_classes}
         return {
             "dataset": self.options.dataset,
+            "protocol": self.options.protocol,
             "split_sizes": {**images, **classes},
             "loss": loss,
             "seed": seed,
             "hyper_parameters": hyper_parameters,
             "seconds": seconds,
-            **evaluate(embeddings, self.test.labels),
+            **evaluation.values,
             "device": self.options.device,
             "threads": torch.get_num_threads(),
             "versions": versions(),
         }
+
+
+def _is_query(test: LabelledData) -> NDArray[np.bool_] | None:
+    source = test._dataset if isinstance(test, Readable) else test
+    if not isinstance(source, InShop):
+        return None
+    asked = source.is_query[test.rows] if isinstance(test, Readable) else source.is_query
+    if asked.all() or not asked.any():
+        raise ValueError(
+            f"{type(source).__name__}: Expected queries and a gallery, but got {int(asked.sum())} queries of {len(asked)} images."
+        )
+    return asked

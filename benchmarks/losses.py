@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from metriczoo import losses, miners, similarity
 from metriczoo.stores import EmbeddingQueue, MemoryBank
 
-__all__ = ["DEFAULT_LOSSES", "LOSSES", "MINERS", "Objective", "Preset"]
+__all__ = ["DEFAULT_LOSSES", "LOSSES", "MINERS", "Objective", "Preset", "presets_of"]
 
 MINERS: Mapping[str, Callable[[], miners.Miner | None]] = {
     "none": lambda: None,
@@ -55,8 +55,24 @@ LOSSES: Mapping[str, Preset] = {
     "circle": Preset(losses.CircleLoss, {"margin": 0.4, "scale": 32.0}),
     "lmnn": Preset(losses.LMNNLoss, {"num_targets": 3, "margin": 0.5}),
     "unified": Preset(losses.UnifiedLoss, {"margin": 0.25, "scale": 16.0}),
+    # Not searched: the values of the papers, with proxies as quick as those of am_softmax.
+    "multi_similarity": Preset(losses.MultiSimilarityLoss),
+    "proxy_anchor": Preset(losses.ProxyAnchorLoss, references="proxies", proxy_rate=25.0),
+}
+# Where only a head on frozen features is trained. Chosen by the mean gain in Recall@1 and MAP@R over principal components on thirds of the
+# training classes of Cars (odd ids) and of CUB (100 classes), held out, after training on the others. No test class was looked at.
+_FROZEN: Mapping[str, Preset] = {
+    **LOSSES,
+    "am_softmax": replace(LOSSES["am_softmax"], options={"margin": 0.2, "scale": 8.0}, proxy_rate=100.0),
+    "circle": replace(LOSSES["circle"], options={"margin": 0.6, "scale": 16.0}, rate=3.0),
+    "multi_similarity": replace(LOSSES["multi_similarity"], options={"negative_scale": 10.0, "threshold": 0.3}, rate=2.0),
 }
 DEFAULT_LOSSES = ("contrastive", "triplet", "nce", "am_softmax", "circle", "lmnn")
+
+
+def presets_of(protocol: str) -> Mapping[str, Preset]:
+    """How each loss is trained under a protocol."""
+    return _FROZEN if protocol == "frozen" else LOSSES
 
 
 class Objective(nn.Module):
@@ -69,19 +85,28 @@ class Objective(nn.Module):
         embedding_dim: of the embeddings.
         miner: name of a miner. Default: that of the preset.
         memory_bank: size of the cross-batch memory of a loss that compares with the batch. Default: none.
+        presets: where its settings come from.
 
     Attributes:
         loss: the loss.
-        preset: where its settings come from.
+        preset: its settings.
         sees_labels: whether it uses the classes of the images.
         hyper_parameters: all that was chosen, for the record.
     """
 
     def __init__(
-        self, name: str, *, num_classes: int, num_images: int, embedding_dim: int, miner: str | None = None, memory_bank: int | None = None
+        self,
+        name: str,
+        *,
+        num_classes: int,
+        num_images: int,
+        embedding_dim: int,
+        miner: str | None = None,
+        memory_bank: int | None = None,
+        presets: Mapping[str, Preset] = LOSSES,
     ) -> None:
         super().__init__()
-        self.preset = preset = LOSSES[name]
+        self.preset = preset = presets[name]
         self.sees_labels = preset.references != "bank"
         stores: dict[str, Any] = {}
         if preset.references == "proxies":

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import inspect
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any, NoReturn
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
+from benchmarks._arguments import Parser, any_of, count, hint, number, one_of, several_of
 from benchmarks.images import LETTERS, PHOTOGRAPHS, Augmentation
 from benchmarks.losses import DEFAULT_LOSSES, LOSSES, MINERS
 from metriczoo.data import DATASETS
@@ -39,20 +39,32 @@ class Defaults:
 
 # Arguments of data sets that options of their own set, or nothing.
 _OWN_ARGUMENTS = ("root", "split", "transform", "missing", "train_classes", "train_ids")
+_PROTOCOLS = ("finetune", "frozen")
 _LETTERS = Defaults("convnet", epochs=5, side=28, margin=0.0, augmentation=LETTERS)
 _PHOTOGRAPHS = Defaults("efficientnet_lite0", epochs=10, side=224, margin=1 / 7, augmentation=PHOTOGRAPHS)
 
 
-def defaults_of(dataset: str) -> Defaults:
+def defaults_of(dataset: str, protocol: str = "finetune") -> Defaults:
     """What suits the data set called `dataset`."""
-    return _LETTERS if dataset in ("glyphs", "omniglot") else _PHOTOGRAPHS
+    defaults = _LETTERS if dataset in ("glyphs", "omniglot") else _PHOTOGRAPHS
+    if protocol == "frozen" and defaults is _LETTERS:
+        defaults = replace(defaults, backbone=_PHOTOGRAPHS.backbone, epochs=_PHOTOGRAPHS.epochs, side=64)
+    return defaults
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Options from the command line. A mistake ends the program with one line and status 2."""
-    parser = _Parser(prog="python -m benchmarks.retrieval", description=_DESCRIPTION, epilog=_EPILOG, allow_abbrev=False)
+    parser = Parser(prog="python -m benchmarks.retrieval", description=_DESCRIPTION, epilog=_EPILOG, allow_abbrev=False)
     add = parser.add_argument
-    add("--dataset", default="glyphs", type=_one_of(DATASETS), metavar="NAME", help=f"{_or(DATASETS)} (default: glyphs)")
+    add(
+        "--protocol",
+        default="finetune",
+        type=one_of(_PROTOCOLS),
+        metavar="NAME",
+        help="finetune: train backbone and head on images; frozen: keep the features of a pretrained backbone and train a linear head on "
+        "them, in seconds, beside the raw features and their principal components (default: %(default)s)",
+    )
+    add("--dataset", default="glyphs", type=one_of(DATASETS), metavar="NAME", help=f"{any_of(DATASETS)} (default: glyphs)")
     add("--root", metavar="DIR", help="where the files of the data set are")
     add(
         "--data-option",
@@ -66,71 +78,97 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         "--loss",
         dest="losses",
         default=[*DEFAULT_LOSSES],
-        type=_losses,
+        type=several_of(LOSSES, "loss"),
         metavar="NAME[,NAME...]",
-        help=f"{_or(LOSSES)} (default: {','.join(DEFAULT_LOSSES)})",
+        help=f"{any_of(LOSSES)} (default: {','.join(DEFAULT_LOSSES)})",
     )
-    add("--miner", type=_one_of(MINERS), metavar="NAME", help=f"{_or(MINERS)} (default: semi_hard for triplet, none for other losses)")
-    add("--backbone", metavar="NAME", help="convnet (default for letters), efficientnet_lite0 (default for photographs) or a model of timm")
-    add("--embedding-dim", default=128, type=_count(), metavar="N", help="default: %(default)s")
-    add("--image-size", type=_count(), metavar="N", help="pixels per side (default: 28 for letters, 224 for photographs)")
-    add("--epochs", type=_count(), metavar="N", help="default: 5 for letters, 10 for photographs")
-    add("--max-steps", type=_count(), metavar="N", help="end each run after so many batches, if its epochs have more")
-    add("--seeds", default=1, type=_count(), metavar="N", help="runs of each loss, with seeds 0 to N - 1 (default: %(default)s)")
-    add("--batch-classes", type=_count(), metavar="P", help="classes in a batch (default: 32, or all of fewer)")
+    add("--miner", type=one_of(MINERS), metavar="NAME", help=f"{any_of(MINERS)} (default: semi_hard for triplet, none for other losses)")
+    add(
+        "--backbone",
+        metavar="NAME",
+        help="convnet (default for letters), efficientnet_lite0 (default for photographs, and if frozen) or a model of timm",
+    )
+    add("--embedding-dim", default=128, type=count(), metavar="N", help="default: %(default)s")
+    add("--image-size", type=count(), metavar="N", help="pixels per side (default: 28 for letters, or 64 if frozen, 224 for photographs)")
+    add("--epochs", type=count(), metavar="N", help="default: 5 for letters, 10 for photographs, and if frozen")
+    add("--max-steps", type=count(), metavar="N", help="end each run after so many batches, if its epochs have more")
+    add("--seeds", default=1, type=count(), metavar="N", help="runs of each loss, with seeds 0 to N - 1 (default: %(default)s)")
+    add("--batch-classes", type=count(), metavar="P", help="classes in a batch (default: 32, or all of fewer)")
     add(
         "--batch-samples",
         default=4,
-        type=_count(),
+        type=count(),
         metavar="K",
         help="images of each class in a batch (default: %(default)s); nce draws P * K of any class",
     )
-    add("--train-classes", type=_count(), metavar="N", help="train on the N lowest class ids, test on the others (default: official split)")
-    add("--memory-bank", type=_count(), metavar="N", help="losses over pairs compare with the last N embeddings, too")
-    add("--output", metavar="DIR", help="folder of the results")
-    add("--device", default="cpu", type=_one_of(("cpu", "cuda")), metavar="NAME", help="cpu or cuda (default: %(default)s)")
+    for part, what in (("backbone", "the backbone"), ("head", "the head"), ("proxy", "proxies, centres and other parameters of losses")):
+        add(f"--{part}-rate", type=number(low=0), metavar="RATE", help=f"learning rate of {what} (default: by backbone and loss)")
     add(
-        "--workers", default=0, type=_count(low=0), metavar="N", help="processes that read images (default: %(default)s, the main one does)"
+        "--batch-norm",
+        type=one_of(("frozen", "trained")),
+        metavar="WHAT",
+        help="statistics of batch normalisation: frozen (default of pretrained backbones) or trained",
     )
+    add(
+        "--precision",
+        type=one_of(("float32", "bfloat16", "float16")),
+        metavar="TYPE",
+        help="of the encoder in training: float32 (default), or bfloat16 or float16 mixed with it; float16 needs --device cuda",
+    )
+    add(
+        "--chunk",
+        type=count(),
+        metavar="N",
+        help="images that the encoder takes at once, for batches beyond memory: same gradients, slower",
+    )
+    add("--train-classes", type=count(), metavar="N", help="train on the N lowest class ids, test on the others (default: official split)")
+    add("--memory-bank", type=count(), metavar="N", help="losses over pairs compare with the last N embeddings, too")
+    add("--output", metavar="DIR", help="folder of the results")
+    add("--cache", default="runs/features", metavar="DIR", help="where the features of frozen backbones are kept (default: %(default)s)")
+    add("--device", default="cpu", type=one_of(("cpu", "cuda")), metavar="NAME", help="cpu or cuda (default: %(default)s)")
+    add("--workers", default=0, type=count(low=0), metavar="N", help="processes that read images (default: %(default)s, the main one does)")
     add(
         "--on-bad-image",
         default="fail",
-        type=_one_of(("fail", "skip")),
+        type=one_of(("fail", "skip")),
         metavar="WHAT",
         help="fail at an image that cannot be decoded, or look for such images first and skip them, which reads all twice "
         "(default: %(default)s)",
     )
     add("--resume", action="store_true", help="go on with an interrupted benchmark, see below")
-    options, unknown = parser.parse_known_args(arguments)
-    if unknown:
-        known = [name for action in parser._actions for name in action.option_strings]
-        parser.error(f"unknown argument {unknown[0]!r}.{_hint(unknown[0].split('=')[0], known)}")
+    options = parser.parse(arguments)
     complaint = _complaint(options)
     if complaint:
         parser.error(complaint)
-    defaults = defaults_of(options.dataset)
     try:
         options.data_options = data_options(options.dataset, options.data_options)
     except ValueError as error:
         parser.error(str(error))
-    options.backbone = options.backbone or defaults.backbone
+    defaults = defaults_of(options.dataset, options.protocol)
     options.epochs = options.epochs or defaults.epochs
-    options.image_size = options.image_size or defaults.side
+    if options.dataset != "features":
+        options.backbone = options.backbone or defaults.backbone
+        options.image_size = options.image_size or defaults.side
     return options
 
 
 def settings_of(options: argparse.Namespace) -> dict[str, Any]:
     """All options that the numbers depend on."""
-    return {name: value for name, value in vars(options).items() if name not in ("output", "resume", "workers")}
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {message}\n")
+    return {name: value for name, value in vars(options).items() if name not in ("output", "resume", "workers", "cache")}
 
 
 def _complaint(options: argparse.Namespace) -> str | None:
     """What is wrong with options that are right one by one."""
+    if options.dataset == "features" and options.protocol == "frozen":
+        given = [f"--{name.replace('_', '-')}" for name in ("backbone", "image_size") if getattr(options, name) is not None]
+        if given:
+            return f"{given[0]} does nothing for --dataset features, which are there already."
+    if options.protocol == "frozen":
+        idle = [name for name in ("backbone_rate", "batch_norm", "precision", "chunk") if getattr(options, name) is not None]
+        if idle:
+            return f"--{idle[0].replace('_', '-')} does nothing for --protocol frozen, which trains no backbone."
+    if options.precision == "float16" and options.device != "cuda":
+        return "--precision float16 needs --device cuda; bfloat16 works on a cpu, too."
     over_pairs = [name for name in options.losses if LOSSES[name].references == "batch"]
     if options.memory_bank and not over_pairs:
         return f"--memory-bank does nothing for {', '.join(options.losses)}: it is for losses over pairs."
@@ -153,8 +191,8 @@ def data_options(dataset: str, texts: Iterable[str]) -> dict[str, bool | int | s
     for text in texts:
         name, equals, value = text.partition("=")
         if name not in known or not equals:
-            expected = f"NAME=VALUE with {_or(known)}" if known else f"none for {dataset}"
-            raise ValueError(f"--data-option: expected {expected}, but got {text!r}.{_hint(name, known)}")
+            expected = f"NAME=VALUE with {any_of(known)}" if known else f"none for {dataset}"
+            raise ValueError(f"--data-option: expected {expected}, but got {text!r}.{hint(name, known)}")
         default = parameters[name].default
         if isinstance(default, bool):
             if value.lower() not in ("true", "false"):
@@ -167,42 +205,3 @@ def data_options(dataset: str, texts: Iterable[str]) -> dict[str, bool | int | s
         else:
             options[name] = value
     return options
-
-
-def _count(*, low: int = 1) -> Callable[[str], int]:
-    def convert(text: str) -> int:
-        try:
-            value = int(text)
-        except ValueError:
-            value = low - 1
-        if value < low:
-            raise argparse.ArgumentTypeError(f"expected a whole number of at least {low}, but got {text!r}.")
-        return value
-
-    return convert
-
-
-def _one_of(known: Iterable[str]) -> Callable[[str], str]:
-    def convert(text: str) -> str:
-        if text not in known:
-            raise argparse.ArgumentTypeError(f"expected {_or(known)}, but got {text!r}.{_hint(text, known)}")
-        return text
-
-    return convert
-
-
-def _losses(text: str) -> list[str]:
-    names = [_one_of(LOSSES)(name.strip()) for name in text.split(",")]
-    if len(set(names)) < len(names):
-        raise argparse.ArgumentTypeError(f"expected each loss once, but got {text!r}.")
-    return names
-
-
-def _or(names: Iterable[str]) -> str:
-    *most, last = names
-    return f"{', '.join(most)} or {last}" if most else last
-
-
-def _hint(name: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.4)
-    return f" Did you mean {near[0]!r}?" if near else ""

@@ -17,13 +17,14 @@ from numpy.typing import NDArray
 import metriczoo
 from benchmarks._report_numbers import BASELINES, Row, header, rows_of, table, text_of
 from benchmarks._report_pictures import Examples, attempt, chart
+from benchmarks._report_statistics import classes, comparison
 from metriczoo import plots
 from metriczoo.losses import Loss
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["RunView", "write_report"]
+__all__ = ["RunView", "page_of", "write_report", "write_whole"]
 
 _MAX_PAIRS = 50_000  # in a histogram: its bins are then good to a few percent
 _SMOOTH = 30  # a curve of the loss is a running mean over this part of its steps
@@ -33,7 +34,7 @@ _PAGE = """<!doctype html>
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}: metriczoo retrieval benchmark</title>
+<title>{title}</title>
 <style>
 {style}</style>
 </head>
@@ -69,7 +70,7 @@ def write_report(
     *,
     results: Mapping[str, Any],
     runs: Sequence[RunView],
-    test_images: Callable[[int], Image],
+    test_images: Callable[[int], Image] | None,
     test_labels: NDArray[Any],
     class_names: Sequence[str] | None = None,
 ) -> None:
@@ -81,7 +82,7 @@ def write_report(
         path: the file. It is replaced as a whole or, where writing fails, not at all.
         results: what `results.json` holds: "dataset", "records" (one per loss and seed), and anything else, shown at the top.
         runs: of the seeds of a loss, the curves of all and the pictures of the lowest are shown.
-        test_images: the test image of a position.
+        test_images: the test image of a position. None where there are no images: then there are no queries to look at.
         test_labels: `[n]`, the label of each test image.
         class_names: the name of each label.
 
@@ -95,21 +96,24 @@ def write_report(
     shown = {name: of_loss for name, of_loss in shown.items() if of_loss}
     title = text_of(results.get("dataset") or next((r["dataset"] for r in results.get("records", ()) if r.get("dataset")), "unnamed data"))
     examples = Examples(test_images, np.asarray(test_labels), class_names)
-    body = [header(title, results, rows), _contents(shown), table(rows), _curves(shown, rows)]
+    compared = comparison(results, rows)
+    body = [header(title, results, rows), _contents(shown, compared=bool(compared)), table(rows), compared, _curves(shown, rows)]
     if shown:
         body.append(f'<section id="losses"><h2>Loss by loss</h2>{_HOW_TO_READ}')
         body += [_loss(number, of_loss[0], results, examples) for number, of_loss in enumerate(shown.values())]
         body.append("</section>")
-    _write_whole(Path(path), _page(title, "\n".join(body)))
+    write_whole(Path(path), page_of(f"{title}: metriczoo retrieval benchmark", "\n".join(body)))
 
 
-def _page(title: str, body: str) -> str:
+def page_of(title: str, body: str) -> str:
+    """A page of a benchmark, with its style inside."""
     style = Path(__file__).with_suffix(".css").read_text(encoding="utf-8")
     footer = f"Written {datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC by metriczoo {metriczoo.__version__}."
     return _PAGE.format(title=html.escape(title), style=style, body=body, footer=footer)
 
 
-def _write_whole(path: Path, text: str) -> None:
+def write_whole(path: Path, text: str) -> None:
+    """Write a file as a whole or, where that fails, not at all."""
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         unfinished.write_text(text, encoding="utf-8", errors="replace")  # names of files may hold what is no text
@@ -118,8 +122,9 @@ def _write_whole(path: Path, text: str) -> None:
         unfinished.unlink(missing_ok=True)
 
 
-def _contents(shown: Mapping[str, Any]) -> str:
-    links = {"results": "Results", **({"curves": "Training"} if shown else {}), **{f"loss-{n}": name for n, name in enumerate(shown)}}
+def _contents(shown: Mapping[str, Any], *, compared: bool) -> str:
+    links = {"results": "Results", **({"comparison": "Comparison"} if compared else {}), **({"curves": "Training"} if shown else {})}
+    links |= {f"loss-{n}": name for n, name in enumerate(shown)}
     items = (f'<a href="#{target}">{html.escape(name)}</a>' for target, name in links.items())
     return f"<nav>{''.join(items)}</nav>"
 
@@ -160,5 +165,6 @@ def _loss(number: int, run: RunView, results: Mapping[str, Any], examples: Examp
 <p class="note">{html.escape(about)}</p>
 {attempt("landscape", lambda: chart(landscape, f"The loss {run.loss} and its two gradients over the plane of similarities", width=980))}
 {attempt("histograms", lambda: chart(histogram, f"Similarities of pairs before and after training with {run.loss}", width=860))}
-{attempt("examples", lambda: examples.draw(run.embeddings))}
+{attempt("examples", lambda: examples.draw(run.embeddings)) if examples.images is not None else ""}
+{classes(record)}
 </article>"""

@@ -8,7 +8,7 @@ import os
 import pickle
 import platform
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -29,21 +29,22 @@ class Folder:
     Args:
         path: the folder, which exists.
         results: what `results.json` is to hold.
+        key: names of the parts of a record that no two have alike.
 
     Attributes:
         results: what `results.json` holds: "dataset", "settings" and "records".
     """
 
-    def __init__(self, path: Path, results: dict[str, Any]) -> None:
-        self.path, self.results = path, results
+    def __init__(self, path: Path, results: dict[str, Any], key: Sequence[str] = ("loss", "seed")) -> None:
+        self.path, self.results, self.key = path, results, tuple(key)
 
-    def has(self, loss: str, seed: int | None) -> bool:
-        """Whether there is a record of a run."""
-        return any((record["loss"], record["seed"]) == (loss, seed) for record in self.results["records"])
+    def has(self, *key: Any) -> bool:
+        """Whether there is a record of a run: by default of a loss and a seed."""
+        return any(tuple(record[name] for name in self.key) == key for record in self.results["records"])
 
     def add(self, record: dict[str, Any]) -> None:
         """Add a record to `results.json`, unless it is there."""
-        if not self.has(record["loss"], record["seed"]):
+        if not self.has(*(record[name] for name in self.key)):
             self.results["records"].append(record)
             self.write()
 
@@ -51,6 +52,10 @@ class Folder:
         """Write `results.json`."""
         text = json.dumps(self.results, indent=2, allow_nan=False) + "\n"
         _replace(self.path / _RESULTS, lambda file: file.write(text.encode()))
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write the text file called `name`."""
+        _replace(self.path / name, lambda file: file.write(text.encode()))
 
     def save(self, name: str, state: Mapping[str, Any]) -> None:
         """Keep the state of the run called `name`."""
@@ -80,13 +85,24 @@ def _replace(path: Path, write: Callable[[BinaryIO], Any]) -> None:
         unfinished.unlink(missing_ok=True)
 
 
-def open_folder(output: str | None, settings: Mapping[str, Any], *, resume: bool) -> Folder:
+def open_folder(
+    output: str | None,
+    settings: Mapping[str, Any],
+    *,
+    resume: bool,
+    key: Sequence[str] = ("loss", "seed"),
+    before: Mapping[str, Any] | None = None,
+    needed: Sequence[str] = (),
+) -> Folder:
     """The folder to write to, made if need be.
 
     Args:
         output: its path. Default: a new one in `runs`, or with `resume` the latest one there with the same settings, if any.
         settings: what the numbers depend on.
         resume: whether it may hold results of the same settings.
+        key: as of `Folder`.
+        before: settings that older folders do not hold, and what they were then.
+        needed: names that a record has. An older one without them is left out, for its run to be evaluated anew.
 
     Raises:
         OSError: the folder cannot be written to.
@@ -96,15 +112,17 @@ def open_folder(output: str | None, settings: Mapping[str, Any], *, resume: bool
     path = Path(output or _RUNS)
     try:
         if output is None:
-            path = (_latest(path, settings) if resume else None) or _new_folder(path, settings["dataset"])
+            path = (_latest(path, settings, before or {}) if resume else None) or _new_folder(path, settings["dataset"])
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise _unwritable(path, error) from error
-    folder = Folder(path, {"dataset": settings["dataset"], "settings": settings, "records": []})
+    folder = Folder(path, {"dataset": settings["dataset"], "settings": settings, "records": []}, key)
     if (path / _RESULTS).exists():
         found = _read(path / _RESULTS)
         if not resume:
             raise ValueError(f"{path} holds results already: pass --resume to go on with them, or another --output.")
+        found["settings"] = {**(before or {}), **found["settings"]}
+        found["records"] = [record for record in found["records"] if record.keys() >= set(needed)]
         different = sorted(key for key in {*settings, *found["settings"]} if settings.get(key) != found["settings"].get(key))
         if different:
             was = ", ".join(f"{key} was {found['settings'].get(key)!r} and is {settings.get(key)!r}" for key in different)
@@ -136,10 +154,10 @@ def _numbered(parent: Path, dataset: str) -> dict[int, Path]:
     return {int(number): path for number, path in paths.items() if number.isdecimal()}
 
 
-def _latest(parent: Path, settings: Mapping[str, Any]) -> Path | None:
+def _latest(parent: Path, settings: Mapping[str, Any], before: Mapping[str, Any]) -> Path | None:
     for _, path in sorted(_numbered(parent, settings["dataset"]).items(), reverse=True):
         with contextlib.suppress(OSError, ValueError):  # of another kind
-            if _read(path / _RESULTS)["settings"] == settings:
+            if {**before, **_read(path / _RESULTS)["settings"]} == settings:
                 return path
     return None
 

@@ -9,13 +9,16 @@ from collections.abc import Sequence
 
 import torch
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from benchmarks._arguments import one_line
+from benchmarks.comparison import classes_csv, comparisons
 from benchmarks.experiment import Experiment
 from benchmarks.losses import LOSSES
 from benchmarks.options import parse, settings_of
-from benchmarks.report import write_report
+from benchmarks.report import RunView, write_report
 from benchmarks.results import open_folder
-from benchmarks.runs import raw, trained, untrained
+from benchmarks.runs import PerQuery, raw, trained, untrained
 from benchmarks.screen import Screen, table
 
 __all__ = ["main"]
@@ -27,20 +30,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         _benchmark(options, Console())
     except (ImportError, OSError, ValueError) as error:
-        print(f"error: {_one_line(error)}", file=sys.stderr)
+        print(f"error: {one_line(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("Interrupted; the same command with --resume goes on.", file=sys.stderr)
         return 130
     return 0
-
-
-def _one_line(error: Exception) -> str:
-    """The message, and of an error in a process that reads images only its last line, below the trace of that process."""
-    text = str(error)
-    if "DataLoader worker" in text:
-        text = text.rstrip().splitlines()[-1].partition(": ")[2]
-    return " ".join(text.split())
 
 
 def _benchmark(options: argparse.Namespace, console: Console) -> None:
@@ -49,7 +44,9 @@ def _benchmark(options: argparse.Namespace, console: Console) -> None:
         torch.use_deterministic_algorithms(True, warn_only=True)
     with console.status("Reading the data"):
         experiment = Experiment(options)
-    folder = open_folder(options.output, settings_of(options), resume=options.resume)
+    needed = ("protocol", "intervals")
+    before = {"protocol": "finetune", **dict.fromkeys(("backbone_rate", "head_rate", "proxy_rate", "batch_norm", "precision", "chunk"))}
+    folder = open_folder(options.output, settings_of(options), resume=options.resume, before=before, needed=needed)
     console.print(f"{experiment.train!r}\n{experiment.test!r}\nResults go to {folder.path}", highlight=False, soft_wrap=True)
     if experiment.missing:
         console.print(f"{experiment.missing} images that the index lists are not there, and are left out.")
@@ -60,17 +57,25 @@ def _benchmark(options: argparse.Namespace, console: Console) -> None:
     unmoved = [loss for loss in options.losses if LOSSES[loss].references != "batch"]
     if options.memory_bank and unmoved:
         console.print(f"--memory-bank changes nothing for {', '.join(unmoved)}: it is for losses over pairs.")
-    runs = []
+    _prepare(experiment, console)
+    runs: list[RunView] = []
+    per_query: dict[str, list[PerQuery]] = {loss: [] for loss in (*options.losses, experiment.protocol.baseline, "raw")}
     with Screen(console, options.seeds * len(options.losses), experiment.recipe.steps) as screen:
         screen.status("Baselines")
-        raw(experiment, folder)
+        per_query["raw"].append(raw(experiment, folder))
         for seed in range(options.seeds):
-            before = untrained(experiment, seed, folder)
+            start, of_start = untrained(experiment, seed, folder)
+            per_query[experiment.protocol.baseline].append(of_start)
             for loss in options.losses:
                 screen.begin(f"{loss}, seed {seed}")
-                record, run = trained(experiment, loss, seed, before, folder, screen.step)
+                record, run, of_loss = trained(experiment, loss, seed, start, folder, screen.step)
                 screen.end(record)
                 runs.append(run)
+                per_query[loss].append(of_loss)
+    with console.status("Comparing the losses"):
+        folder.results["comparisons"] = comparisons(per_query, experiment.query_labels)
+        folder.write()
+        folder.write_text("classes.csv", classes_csv(per_query, experiment.query_labels, experiment.test.class_names))
     console.print(table(folder.results["records"]))
     path = folder.path / "report.html"
     with console.status("Writing the report"):
@@ -78,11 +83,29 @@ def _benchmark(options: argparse.Namespace, console: Console) -> None:
             path,
             results=folder.results,
             runs=runs,
-            test_images=lambda position: experiment.test[position][0],
+            test_images=experiment.test_images,
             test_labels=experiment.test.labels,
             class_names=experiment.test.class_names,
         )
     console.print(f"Report: {path}", soft_wrap=True)
+
+
+def _prepare(experiment: Experiment, console: Console) -> None:
+    """Make what takes long before the first run."""
+    columns = (TextColumn("Features"), BarColumn(), MofNCompleteColumn(), TextColumn("images"), TimeRemainingColumn())
+    progress = Progress(*columns, console=console, transient=True)
+    task = progress.add_task("", total=None)
+
+    def show(done: int, total: int) -> None:
+        progress.start()  # once there is something to show
+        progress.update(task, completed=done, total=total)
+
+    try:
+        notes = experiment.prepare(show)
+    finally:
+        progress.stop()
+    for note in notes:
+        console.print(note, markup=False, highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

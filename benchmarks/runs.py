@@ -7,51 +7,62 @@ from typing import Any
 
 from torch import Tensor
 
-from benchmarks.evaluation import recall_at_1
 from benchmarks.experiment import Experiment
-from benchmarks.losses import Objective
+from benchmarks.losses import Objective, presets_of
 from benchmarks.report import RunView
 from benchmarks.results import Folder
 from benchmarks.training import Training
 
-__all__ = ["raw", "trained", "untrained"]
+__all__ = ["PerQuery", "raw", "trained", "untrained"]
+
+PerQuery = dict[str, Tensor]  # by metric, `[q]`
 
 OnStep = Callable[[int, float, float], None]  # steps done, the last loss, the last Recall@1
 
 
-def raw(experiment: Experiment, folder: Folder) -> None:
-    """Record what the test images are like without an encoder."""
-    if not folder.has("raw", None):
-        folder.add(experiment.record("raw", None, *experiment.raw_features()))
-
-
-def untrained(experiment: Experiment, seed: int, folder: Folder) -> Tensor:
-    """Record the encoder before training, and return its embeddings of the test images."""
-    name = f"untrained-seed{seed}"
-    state = folder.load(name)
+def raw(experiment: Experiment, folder: Folder) -> PerQuery:
+    """Record what the test data are like without an encoder."""
+    state = folder.load("raw")
     if state is None:
-        embeddings = experiment.embeddings(experiment.encoder(seed))
-        state = {"embeddings": embeddings, "record": experiment.record("untrained", seed, embeddings, experiment.of_encoder)}
+        features, what = experiment.raw_features()
+        evaluation = experiment.evaluate(features)
+        state = {"record": experiment.record("raw", None, evaluation, what), "per_query": evaluation.per_query}
+        folder.save("raw", state)
+    folder.add(state["record"])
+    return state["per_query"]  # type: ignore[no-any-return]
+
+
+def untrained(experiment: Experiment, seed: int, folder: Folder) -> tuple[Tensor, PerQuery]:
+    """Record the encoder before training, and return its embeddings of the test data."""
+    baseline = experiment.protocol.baseline
+    of_seed = seed if baseline == "untrained" else None  # principal components are the same for all seeds
+    name = baseline if of_seed is None else f"{baseline}-seed{seed}"
+    state = folder.load(name)
+    if state is None or "per_query" not in state:
+        embeddings = experiment.embeddings(experiment.encoder(seed)) if state is None else state["embeddings"]
+        evaluation = experiment.evaluate(embeddings)
+        record = experiment.record(baseline, of_seed, evaluation, experiment.of_encoder)
+        state = {"embeddings": embeddings, "record": record, "per_query": evaluation.per_query}
         folder.save(name, state)
     folder.add(state["record"])
-    return state["embeddings"]  # type: ignore[no-any-return]
+    return state["embeddings"], state["per_query"]
 
 
 def trained(
     experiment: Experiment, loss: str, seed: int, before: Tensor, folder: Folder, on_step: OnStep
-) -> tuple[dict[str, Any], RunView]:
+) -> tuple[dict[str, Any], RunView, PerQuery]:
     """Train with a loss, and record what came of it.
 
     Args:
         experiment: that the run belongs to.
         loss: its name.
         seed: of the encoder, of batches and of distortions.
-        before: embeddings of the test images by the encoder before training.
+        before: embeddings of the test data by the encoder before training.
         folder: that gets the state of each epoch, and in the end the record.
         on_step: is called after each step.
 
     Returns:
-        The record, and what the report shows of the run.
+        The record, what the report shows of the run, and the values of each query.
     """
     name = f"{loss}-seed{seed}"
     state = folder.load(name)
@@ -61,7 +72,7 @@ def trained(
         training = Training(
             encoder,
             objective,
-            experiment.train_images,
+            experiment.protocol.train_inputs,
             experiment.train.labels,
             experiment.recipe,
             seed=seed,
@@ -70,14 +81,26 @@ def trained(
         )
         state = _finish(training, state, experiment, before, lambda state: folder.save(name, state), on_step)
         hyper_parameters = {**training.hyper_parameters, **experiment.of_encoder}
-        state["record"] = experiment.record(loss, seed, state["embeddings"], hyper_parameters, training.seconds)
-        folder.save(name, state)
+        folder.save(name, _evaluated(experiment, loss, seed, state, hyper_parameters, training.seconds))
     else:
+        if "per_query" not in state:  # written before there was an evaluation by query
+            folder.save(name, _evaluated(experiment, loss, seed, state, state["record"]["hyper_parameters"], state["record"]["seconds"]))
         objective = _objective(experiment, loss)
         objective.load_state_dict(state["objective"])
     folder.add(state["record"])
     curves = {"loss": state["losses"], "recall@1": state["recalls"]}
-    return state["record"], RunView(loss, seed, curves, state["embeddings"].numpy(), before.numpy(), objective.loss.cpu())
+    view = RunView(loss, seed, curves, state["embeddings"].numpy(), before.numpy(), objective.loss.cpu())
+    return state["record"], view, state["per_query"]
+
+
+def _evaluated(
+    experiment: Experiment, loss: str, seed: int, state: dict[str, Any], hyper_parameters: dict[str, Any], seconds: float
+) -> dict[str, Any]:
+    """The state of a run that has ended, with what its embeddings are worth."""
+    evaluation = experiment.evaluate(state["embeddings"])
+    state["record"] = experiment.record(loss, seed, evaluation, hyper_parameters, seconds)
+    state["per_query"] = evaluation.per_query
+    return state
 
 
 def _objective(experiment: Experiment, loss: str) -> Objective:
@@ -89,6 +112,7 @@ def _objective(experiment: Experiment, loss: str) -> Objective:
         embedding_dim=options.embedding_dim,
         miner=options.miner,
         memory_bank=options.memory_bank,
+        presets=presets_of(options.protocol),
     )
 
 
@@ -101,15 +125,14 @@ def _finish(
     on_step: OnStep,
 ) -> dict[str, Any]:
     """Train to the end, from `state` on if there is one, and return what is worth keeping."""
-    labels = experiment.test.labels
-    recalls, embeddings = [recall_at_1(before, labels)], before
+    recalls, embeddings = [experiment.recall_at_1(before)], before
     if state is not None:
         training.load_state_dict(state)
         recalls = list(state["recalls"])
     while not training.done:
         training.train_epoch(lambda loss: on_step(len(training.losses), loss, recalls[-1]))
         embeddings = experiment.embeddings(training.encoder)
-        recalls.append(recall_at_1(embeddings, labels))
+        recalls.append(experiment.recall_at_1(embeddings))
         if not training.done:
             save({**training.state_dict(), "recalls": recalls})
     kept = {key: part for key, part in training.state_dict().items() if key in ("encoder", "objective", "losses")}

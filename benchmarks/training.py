@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.utils.data import DataLoader
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
 
-from benchmarks.backbones import Encoder
-from benchmarks.images import Augmentation, Square
+from benchmarks.images import Augmentation
 from benchmarks.losses import Objective
 from metriczoo.data import PKSampler
+from metriczoo.losses import GradCache
 
 __all__ = ["Recipe", "Training"]
 
@@ -30,24 +30,29 @@ class Recipe:
     steps: int  # of all epochs, unless the last one is cut short
     batch_classes: int
     batch_samples: int
-    image_size: int
-    augmentation: Augmentation
+    image_size: int | None  # None of vectors, not images
+    augmentation: Augmentation | None  # None: inputs are taken as they are
     backbone_rate: float  # learning rates at the start
     head_rate: float
+    decay: bool = True  # whether rates fall to 0 along a cosine
+    rates: Mapping[str, float] = field(default_factory=dict)  # "backbone_rate", "head_rate", "proxy_rate": exact, whatever the loss
+    precision: str = "float32"  # of the encoder in training; "bfloat16" and "float16" are mixed with float32
+    chunk: int | None = None  # inputs that the encoder takes at once, for batches that do not fit; None: all
 
 
 class Training:
-    """Adam, with learning rates that fall to 0 along a cosine. Between epochs, `state_dict` holds all it needs to go on.
+    """Adam, with learning rates that may fall to 0 along a cosine. Between epochs, `state_dict` holds all it needs to go on.
 
     Args:
-        encoder: what is trained.
+        encoder: what is trained: a module with `net` and `head`.
         objective: with which loss.
-        images: on which images.
+        images: on which images, or vectors, each with its label and its position.
         labels: their classes.
         recipe: how.
         seed: of batches and distortions.
         device: where.
         workers: processes that read images beside the main one.
+        sampler: of batches, with `set_epoch`. Default: of so many classes as the recipe says, or of any if the objective sees no labels.
 
     Attributes:
         losses: the loss of each step done.
@@ -58,31 +63,36 @@ class Training:
 
     def __init__(
         self,
-        encoder: Encoder,
+        encoder: nn.Module,
         objective: Objective,
-        images: Square,
+        images: Dataset[tuple[Tensor, int, int]],
         labels: NDArray[np.int64],
         recipe: Recipe,
         *,
         seed: int,
         device: torch.device,
         workers: int = 0,
+        sampler: Any = None,
     ) -> None:
         self.encoder, self.objective = encoder.to(device), objective.to(device)
         self.recipe, self.seed, self.device = recipe, seed, device
         p, k = recipe.batch_classes, recipe.batch_samples
         if not objective.sees_labels:  # not even in its batches: every image is a class of its own
             labels, p, k = np.arange(len(labels)), p * k, 1
-        self.sampler = PKSampler(labels, p, k, seed=seed)
+        self.sampler = PKSampler(labels, p, k, seed=seed) if sampler is None else sampler
         self.loader = DataLoader(images, batch_sampler=self.sampler, num_workers=workers, generator=torch.Generator())
         preset = objective.preset
         backbone_rate, head_rate = recipe.backbone_rate * preset.rate, recipe.head_rate * preset.rate
         rates = {"backbone_rate": backbone_rate, "head_rate": head_rate, "proxy_rate": head_rate * preset.proxy_rate}
+        rates |= recipe.rates
+        self.scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "float16")
+        self.encode = encoder if recipe.chunk is None else GradCache(encoder, objective, recipe.chunk).encode
         parts = zip((encoder.net, encoder.head, objective), rates.values(), strict=True)
         self.optimizer = torch.optim.Adam([{"params": list(part.parameters()), "rate": rate} for part, rate in parts])
         self.losses: list[float] = []
         self.epoch, self.seconds = 0, 0.0
-        self.hyper_parameters = {**objective.hyper_parameters, **asdict(recipe), **rates}
+        of_recipe = {name: value for name, value in asdict(recipe).items() if name != "rates"}
+        self.hyper_parameters = {**objective.hyper_parameters, **of_recipe, **rates}
 
     @property
     def done(self) -> bool:
@@ -105,15 +115,21 @@ class Training:
     def _step(self, images: Tensor, labels: Tensor, ids: Tensor) -> float:
         step = len(self.losses)
         for group in self.optimizer.param_groups:
-            group["lr"] = group["rate"] * (1 + math.cos(math.pi * step / self.recipe.steps)) / 2
+            group["lr"] = group["rate"] * ((1 + math.cos(math.pi * step / self.recipe.steps)) / 2 if self.recipe.decay else 1)
         # Distortions depend on nothing but the seed and the step, so that a resumed run sees the same.
         generator = torch.Generator().manual_seed(int(np.random.SeedSequence([self.seed, step]).generate_state(1)[0]))
-        embeddings = self.encoder(self.recipe.augmentation(images, self.recipe.image_size, generator))
+        if self.recipe.augmentation is not None and self.recipe.image_size is not None:
+            images = self.recipe.augmentation(images, self.recipe.image_size, generator)
+        with torch.autocast(self.device.type, getattr(torch, self.recipe.precision), enabled=self.recipe.precision != "float32"):
+            embeddings = self.encode(images)
+        embeddings = _in_float32(embeddings)
         loss = self.objective(embeddings, labels, ids)
         self.optimizer.zero_grad()
-        loss.backward()
-        self.optimizer.step()
-        self.objective.remember(embeddings.detach(), labels, ids)
+        self.scaler.scale(loss).backward()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        with torch.no_grad():
+            self.objective.remember(embeddings, labels, ids)
         value: float = loss.item()
         return value
 
@@ -123,6 +139,7 @@ class Training:
             "encoder": self.encoder.state_dict(),
             "objective": self.objective.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
             "losses": self.losses,
             "epoch": self.epoch,
             "seconds": self.seconds,
@@ -135,7 +152,14 @@ class Training:
         self.encoder.load_state_dict(state["encoder"])
         self.objective.load_state_dict(state["objective"])
         self.optimizer.load_state_dict(state["optimizer"])
+        if state.get("scaler"):  # empty unless training is in float16
+            self.scaler.load_state_dict(state["scaler"])
         self.losses, self.epoch, self.seconds = list(state["losses"]), state["epoch"], state["seconds"]
         torch.set_rng_state(state["random"])
         if self.device.type == "cuda":
             torch.cuda.set_rng_state(state["random_on_device"], self.device)
+
+
+def _in_float32(outputs: Any) -> Any:
+    """Embeddings, or a named tuple of an encoder with several outputs, in float32."""
+    return outputs.float() if isinstance(outputs, Tensor) else type(outputs)(*(part.float() for part in outputs))

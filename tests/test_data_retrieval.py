@@ -22,13 +22,16 @@ def run(tmp_path, *arguments):
     return json.loads((output / "results.json").read_text())
 
 
-def test_inshop_tests_on_queries_and_gallery_together(tmp_path):
+def test_inshop_finds_queries_in_the_gallery(tmp_path):
     rows = [(f"img/x/{item}_{n}.jpg", f"id_{item}", "train") for item in range(4) for n in range(3)]
     rows += [(f"img/x/{item}_{n}.jpg", f"id_{item}", ("query", "gallery")[n % 2]) for item in range(4, 7) for n in range(2)]
     write_inshop(tmp_path, rows)
     results = run(tmp_path, "--dataset", "inshop", "--root", tmp_path)
     sizes = results["records"][0]["split_sizes"]
     assert (sizes["train_images"], sizes["train_classes"], sizes["test_images"], sizes["test_classes"]) == (12, 4, 6, 3)
+    for record in results["records"]:
+        assert (record["num_queries"], record["num_references"]) == (3, 3)
+        assert [key for key in record if key.startswith("recall@")] == ["recall@1", "recall@10", "recall@20", "recall@30"]
 
 
 def test_options_of_the_data_set(tmp_path):

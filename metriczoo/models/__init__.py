@@ -2,5 +2,6 @@
 
 from metriczoo.models.convnet import ConvNet
 from metriczoo.models.head import EmbeddingHead
+from metriczoo.models.two_head import TwoHead, TwoHeadOutput
 
-__all__ = ["ConvNet", "EmbeddingHead"]
+__all__ = ["ConvNet", "EmbeddingHead", "TwoHead", "TwoHeadOutput"]

@@ -1,0 +1,1 @@
+"""The two-head ranking regulariser: `python -m benchmarks.two_head --help`."""
