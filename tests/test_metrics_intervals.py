@@ -12,7 +12,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metriczoo.metrics import bootstrap_interval, holm, paired_test, retrieval_metrics
+from metriczoo.metrics import retrieval_metrics
+from metriczoo.metrics.intervals import bootstrap_interval, holm, paired_test
 
 NUMBERS = st.floats(-5, 5).map(lambda value: round(value, 3))
 FEW = {"resamples": 200}

@@ -5,7 +5,6 @@ from __future__ import annotations
 from metriczoo.metrics._result import MetricResult
 from metriczoo.metrics.clustering import ami, ari, clustering_metrics, nmi, pairwise_f1
 from metriczoo.metrics.health import embedding_health
-from metriczoo.metrics.intervals import bootstrap_interval, holm, paired_test
 from metriczoo.metrics.neighbours import knn_classify
 from metriczoo.metrics.retrieval import (
     RetrievalOptions,
@@ -61,17 +60,14 @@ __all__ = [
     "VerificationMetrics",
     "ami",
     "ari",
-    "bootstrap_interval",
     "clustering_metrics",
     "embedding_health",
-    "holm",
     "knn_classify",
     "map_at_r",
     "mean_average_precision",
     "mrr",
     "ndcg",
     "nmi",
-    "paired_test",
     "pairwise_f1",
     "precision_at_k",
     "r_precision",

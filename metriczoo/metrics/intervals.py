@@ -251,7 +251,8 @@ def _resampled(sums: _Floats, counts: _Floats, resamples: int, generator: np.ran
 def _corrected(shares: list[float], means: _Floats, mean: float, sums: _Floats, counts: _Floats) -> list[float]:
     """The shares of the sorted `means` that bound the BCa interval."""
     normal = NormalDist()
-    below, not_above = (np.searchsorted(means, mean, side) for side in ("left", "right"))
+    slack = 1e-12 * float(np.abs(sums).sum() / counts.sum())  # means that are equal but for their rounding
+    below, not_above = np.searchsorted(means, mean - slack, "left"), np.searchsorted(means, mean + slack, "right")
     edge = 0.5 / len(means)  # all resampled means on one side of the mean: as far off as so many can tell
     bias = normal.inv_cdf(min(max(float(below + not_above) / (2 * len(means)), edge), 1 - edge))
     without = (sums.sum() - sums) / (counts.sum() - counts)
