@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from benchmarks.evaluation import MAIN_METRICS, by_class
-from metriczoo.metrics.intervals import holm, paired_test
+from metriczoo.metrics._intervals import holm, paired_test
 
 __all__ = ["classes_csv", "comparisons"]
 

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from benchmarks.images import Square, center
 from metriczoo.metrics import clustering_metrics, embedding_health, knn_classify, retrieval_metrics
-from metriczoo.metrics.intervals import bootstrap_interval
+from metriczoo.metrics._intervals import bootstrap_interval
 
 __all__ = ["MAIN_METRICS", "Evaluation", "by_class", "embed", "embed_vectors", "evaluate", "ranks_of", "recall_at_1"]
 

@@ -18,7 +18,7 @@ from benchmarks._report_statistics import classes, comparison
 from benchmarks.comparison import comparisons
 from benchmarks.evaluation import by_class, evaluate, ranks_of, recall_at_1
 from benchmarks.screen import table
-from metriczoo.metrics.intervals import holm, paired_test
+from metriczoo.metrics._intervals import holm, paired_test
 
 
 def points(seed=0, n=90, classes=9, noise=0.8):

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from metriczoo.metrics import retrieval_metrics
-from metriczoo.metrics.intervals import bootstrap_interval, holm, paired_test
+from metriczoo.metrics._intervals import bootstrap_interval, holm, paired_test
 
 NUMBERS = st.floats(-5, 5).map(lambda value: round(value, 3))
 FEW = {"resamples": 200}
@@ -105,7 +105,7 @@ def test_neither_order_nor_missing_values_nor_ignored_classes_matter(data):
 def test_more_groups_than_are_drawn_at_once(monkeypatch):
     labels, hits = classes_of_hits(np.random.default_rng(0))
     whole = bootstrap_interval(hits, groups=labels, resamples=500)
-    monkeypatch.setattr("metriczoo.metrics.intervals._CELLS", 16 * 40)
+    monkeypatch.setattr("metriczoo.metrics._intervals._CELLS", 16 * 40)
     parts = bootstrap_interval(hits, groups=labels, resamples=500)
     assert (parts["low"], parts["high"]) == pytest.approx((whole["low"], whole["high"]), abs=0.03)
     assert parts["num_groups"] == whole["num_groups"] == 40

@@ -14,17 +14,11 @@ __all__ = ["TwoHead", "TwoHeadOutput"]
 
 
 class TwoHeadOutput(NamedTuple):
-    """What `TwoHead` makes of images.
+    """What `TwoHead` makes of images."""
 
-    Attributes:
-        logits: `[n, num_classes]`, of the first head, for a softmax loss.
-        embeddings: `[n, embedding_dim]`, of the second head, of unit length, for a ranking loss.
-        features: `[n, c]`, what the first head sees: the average of each channel of the feature map.
-    """
-
-    logits: Tensor
-    embeddings: Tensor
-    features: Tensor
+    logits: Tensor  # [n, num_classes], of the first head, for a softmax loss
+    embeddings: Tensor  # [n, embedding_dim], of the second head, of unit length, for a ranking loss
+    features: Tensor  # [n, c], what the first head sees: the average of each channel of the feature map
 
 
 @suggest_keywords
