@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import difflib
 import math
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import NoReturn
 
-__all__ = ["Parser", "any_of", "count", "hint", "number", "one_line", "one_of", "several_of"]
+__all__ = ["Parser", "any_of", "count", "exit_status", "hint", "number", "one_line", "one_of", "several_of"]
 
 
 class Parser(argparse.ArgumentParser):
@@ -100,3 +101,16 @@ def one_line(error: Exception) -> str:
     if "DataLoader worker" in text:
         text = text.rstrip().splitlines()[-1].partition(": ")[2]
     return " ".join(text.split())
+
+
+def exit_status(run: Callable[[], None]) -> int:
+    """Run a benchmark: 0, 2 where options, data or folders are at fault, 130 after an interruption."""
+    try:
+        run()
+    except (ImportError, OSError, ValueError) as error:
+        print(f"error: {one_line(error)}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("Interrupted; the same command with --resume goes on.", file=sys.stderr)
+        return 130
+    return 0

@@ -11,7 +11,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from benchmarks._arguments import one_line
+from benchmarks._arguments import exit_status
 from benchmarks.comparison import classes_csv, comparisons
 from benchmarks.experiment import Experiment
 from benchmarks.losses import LOSSES
@@ -27,15 +27,7 @@ __all__ = ["main"]
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmark. Returns the exit status: 0, 2 where options, data or folders are at fault, 130 after an interruption."""
     options = parse(arguments)
-    try:
-        _benchmark(options, Console())
-    except (ImportError, OSError, ValueError) as error:
-        print(f"error: {one_line(error)}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("Interrupted; the same command with --resume goes on.", file=sys.stderr)
-        return 130
-    return 0
+    return exit_status(lambda: _benchmark(options, Console()))
 
 
 def _benchmark(options: argparse.Namespace, console: Console) -> None:

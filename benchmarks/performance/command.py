@@ -32,7 +32,7 @@ _DESCRIPTION = {
     "memory": "Measure the peak memory of losses, miners and metrics, at larger sizes than `benchmarks.speed`, beside other libraries.",
 }
 _EPILOG = """
-A full run takes about half an hour on a quiet machine, of which it uses one core. Results are written after each case to <suite>.json, and in
+A full run takes about half an hour on one core of a quiet machine. Results are written after each case to <suite>.json, and in
 the end to <suite>.html and a PNG for each plot; without --output, to a new folder runs/<suite>-001, -002 and so on. --resume goes on where
 a run was interrupted, or its --minutes were over; without --output, in the latest folder. The results of the last full run are kept in
 benchmarks/results.

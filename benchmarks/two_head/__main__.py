@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from rich.console import Console
 
-from benchmarks._arguments import one_line
+from benchmarks._arguments import exit_status
 from benchmarks.results import Folder, open_folder
 from benchmarks.screen import Screen
 from benchmarks.two_head.cost import step_costs
@@ -27,15 +27,7 @@ __all__ = ["main"]
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmark. Returns the exit status: 0, 2 where options, data or folders are at fault, 130 after an interruption."""
     options = parse(arguments)
-    try:
-        _benchmark(options, Console())
-    except (ImportError, OSError, ValueError) as error:
-        print(f"error: {one_line(error)}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("Interrupted; the same command with --resume goes on.", file=sys.stderr)
-        return 130
-    return 0
+    return exit_status(lambda: _benchmark(options, Console()))
 
 
 def _benchmark(options: argparse.Namespace, console: Console) -> None:
