@@ -129,6 +129,11 @@ def _drop_docstring_of_builtin(app: Sphinx, what: str, name: str, value: Any, op
         lines.clear()
 
 
+def _skip_request(app: Sphinx, what: str, name: str, value: Any, skip: bool, options: Any) -> bool | None:
+    """Leave out the methods that scikit-learn adds to its estimators, whose texts refer to its own site."""
+    return True if name.startswith("set_") and name.endswith("_request") else None
+
+
 def _check(app: Sphinx, env: Any) -> None:
     root = importlib.import_module(app.config.api_package)
     documented = env.get_domain("py").objects
@@ -142,5 +147,6 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_config_value("api_package", None, "env", str)
     app.connect("config-inited", _write)
     app.connect("autodoc-process-docstring", _drop_docstring_of_builtin)
+    app.connect("autodoc-skip-member", _skip_request)
     app.connect("env-check-consistency", _check)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -17,6 +17,7 @@ from metriczoo.functional.info_nce import SUPCON_FORMS, decoupled_contrastive, n
 from metriczoo.functional.lifted import generalized_lifted_structure, lifted_structure
 from metriczoo.functional.linear_softmax import l2_softmax, large_margin_softmax, norm_face, softmax, sphere_face
 from metriczoo.functional.lmnn import lmnn
+from metriczoo.functional.mmc import mmc
 from metriczoo.functional.n_pairs import angular, n_pairs
 from metriczoo.functional.nce import nce
 from metriczoo.functional.neighbours import instance, nca, soft_nearest_neighbor
@@ -66,6 +67,7 @@ __all__ = [
     "mag_face",
     "magnet",
     "margin",
+    "mmc",
     "multi_similarity",
     "n_pairs",
     "nca",

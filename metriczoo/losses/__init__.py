@@ -10,6 +10,7 @@ from metriczoo.losses.info_nce import DecoupledContrastiveLoss, InfoNCELoss, NTX
 from metriczoo.losses.instance import NCELoss
 from metriczoo.losses.lifted import GeneralizedLiftedStructureLoss, LiftedStructureLoss
 from metriczoo.losses.linear_softmax import L2SoftmaxLoss, NormFaceLoss, SoftmaxLoss
+from metriczoo.losses.mmc import MMCLoss
 from metriczoo.losses.multiplicative_margin import Annealing, LargeMarginSoftmaxLoss, SphereFaceLoss
 from metriczoo.losses.n_pairs import AngularLoss, NPairsLoss
 from metriczoo.losses.neighbours import InstanceLoss, NCALoss, SoftNearestNeighborLoss
@@ -66,6 +67,7 @@ __all__ = [
     "LargeMarginSoftmaxLoss",
     "LiftedStructureLoss",
     "Loss",
+    "MMCLoss",
     "MagFaceLoss",
     "MagnetLoss",
     "MarginLoss",

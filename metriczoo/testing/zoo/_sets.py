@@ -139,6 +139,13 @@ def variance(anchors, *, epsilon):
     return [hinge((1 - epsilon) * mu_p - p) ** 2 for p in positives], [hinge(n - (1 + epsilon) * mu_n) ** 2 for n in negatives]
 
 
+# Xing et al. 2002, section 2, d = -s, means in place of sums: that of d^2 over positives, less the logarithm of that of d over negatives.
+def mmc(anchors):
+    distances = [-n for a in anchors for n in a.s_n]
+    push = -math.log(max(sum(distances) / max(1, len(distances)), 1e-30))
+    return [p * p for a in anchors for p in a.s_p], [push for _ in distances]
+
+
 # Wang, Han, Huang, Dong, Scott 2019, equation 13.
 def multi_similarity(s_n, s_p, *, alpha, beta, threshold):
     pull = softplus(lse([-alpha * (p - threshold) for p in s_p])) / alpha
@@ -241,6 +248,7 @@ SUBJECTS = [
     Subject(losses.GeneralizedLiftedStructureLoss(1.5), partial(lifted_generalized, margin=1.5)),
     Subject(losses.TupletMarginLoss(0.1, 5.0), partial(tuplet, beta=0.1, scale=5.0)),
     Subject(losses.IntraPairVarianceLoss(0.05), partial(variance, epsilon=0.05)),
+    Subject(losses.MMCLoss(), mmc),
     Subject(losses.MultiSimilarityLoss(2.0, 10.0, 0.4), partial(multi_similarity, alpha=2.0, beta=10.0, threshold=0.4)),
     Subject(losses.MarginLoss(), margin),
     Subject(losses.MarginLoss(learn_beta=False), margin, name="Margin-fixed"),
