@@ -15,7 +15,8 @@ __all__ = ["BASELINES", "Row", "header", "heading", "rows_of", "table", "text_of
 BASELINES = ("untrained", "pca", "raw")
 _COLUMNS = {"map@r": "MAP@R", "r_precision": "R-precision", "knn_accuracy": "kNN", "nmi": "NMI", "ami": "AMI"}  # beside Recall@K
 _OF_A_RUN = {"records", "dataset", "loss", "seed", "seconds", "hyper_parameters", *_COLUMNS}  # not facts about the whole
-_OF_A_RUN |= {"intervals", "health", "classes", "comparisons"}
+_OF_A_RUN |= {"intervals", "health", "classes", "comparisons", "cpu_seconds", "peak_memory"}
+_OF_A_RUN |= {"embeddings", "models", "searched", "seed_intervals"}  # of a reality check
 _RECALL = "recall@"
 _SHORT = 24  # characters of a fact that shares its line with others
 _LONGEST_LIST = 12  # longer ones, such as curves, are no facts
@@ -152,10 +153,10 @@ def _notes(rows: Sequence[Row]) -> str:
     return " ".join(notes)
 
 
-def header(title: str, results: Mapping[str, Any], rows: Sequence[Row]) -> str:
+def header(title: str, results: Mapping[str, Any], rows: Sequence[Row], kicker: str = "metriczoo retrieval benchmark") -> str:
     """The top of the page: what was measured, the result in a sentence, and the facts."""
     facts = "".join(_fact(name, text) for name, text in sorted(_facts(results).items(), key=lambda fact: len(fact[1]) > _SHORT))
-    return f"""<header><p class="kicker">metriczoo retrieval benchmark</p>
+    return f"""<header><p class="kicker">{kicker}</p>
 <h1>{html.escape(title)}</h1>
 {_lead(rows)}{f'<dl class="facts">{facts}</dl>' if facts else ""}</header>"""
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from metriczoo import plots
@@ -69,11 +70,14 @@ class Examples:
     images: Callable[[int], Image] | None
     labels: NDArray[Any]  # [n]
     class_names: Sequence[str] | None
+    is_query: NDArray[np.bool_] | None = None  # [n], which of them ask for the others; None: each asks for all others
     encoded: dict[int, tuple[str, str]] = field(default_factory=dict)  # position -> address with the data, or why there is none
 
-    def draw(self, embeddings: NDArray[Any]) -> str:
-        """A group of queries whose nearest neighbour is right beside one of queries where it is wrong."""
-        found = plots.retrieval_examples(embeddings, self.labels, num_right=_EXAMPLES, num_wrong=_EXAMPLES, num_neighbours=_NEIGHBOURS)
+    def draw(self, embeddings: NDArray[Any], number: int = _EXAMPLES) -> str:
+        """A group of queries whose nearest neighbour is right beside one of queries where it is wrong, so many of each."""
+        found = plots.retrieval_examples(
+            embeddings, self.labels, num_right=number, num_wrong=number, num_neighbours=_NEIGHBOURS, is_query=self.is_query
+        )
         queries, neighbours = (t.tolist() for t in found)
         groups: dict[bool, list[str]] = {True: [], False: []}
         for query, others in zip(queries, neighbours, strict=True):
@@ -82,6 +86,11 @@ class Examples:
         none = "<p>None among the queries tried.</p>"
         parts = (f"<div><h4>{titles[right]}</h4>{''.join(rows) or none}</div>" for right, rows in groups.items())
         return f'<div class="pairs">{"".join(parts)}</div>'
+
+    def of_class(self, position: int) -> str:
+        """An image of a class, with its name; the name alone where there are no images."""
+        name = html.escape(self._name(int(self.labels[position])))
+        return f"<b>{name}</b>" if self.images is None else self._cell(position, "example")
 
     def _query(self, query: int, others: Sequence[int]) -> str:
         cells = [self._cell(query, "asked")]

@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmarks._report_numbers import Row, heading
 
-__all__ = ["classes", "comparison"]
+__all__ = ["classes", "comparison", "over_seeds"]
 
 _LEVEL = 0.05
 
@@ -53,6 +53,31 @@ def _difference(test: Mapping[str, Any] | None, sign: int) -> str:
     about = f"95 % interval {100 * min(bounds):+.1f} to {100 * max(bounds):+.1f}, " if bounds else ""
     about += f"p {test['p_value']:.2g}, corrected {test['p_holm']:.2g}" if test["p_value"] is not None else ""
     return f'<td title="{html.escape(about)}">{text}</td>'
+
+
+def over_seeds(results: Mapping[str, Any]) -> str:
+    """A table of means over seeds with their intervals; empty where there are none."""
+    known = [found for found in results.get("seed_intervals") or () if found["mean"] is not None]
+    if not known:
+        return ""
+    by_loss: dict[str, list[Mapping[str, Any]]] = {}
+    for found in known:
+        by_loss.setdefault(found["loss"], []).append(found)
+    head = "".join(f'<th scope="col">{html.escape(heading(found["metric"]))}</th>' for found in next(iter(by_loss.values())))
+    lines = "\n".join(
+        f'<tr><th scope="row">{html.escape(name)}</th>{"".join(map(_bounds, of_loss))}</tr>' for name, of_loss in by_loss.items()
+    )
+    return f"""<section id="seeds"><h2>Models of a cross-validation</h2>
+<div class="scroll"><table><thead><tr><th scope="col">Loss</th>{head}</tr></thead><tbody>{lines}</tbody></table></div>
+<p class="note">A loss by its name: its models one by one, in the mean. With a number: the embeddings of so many models side by side.
+Means over {known[0]["seeds"]} seeds, with their 95 % intervals by Student's t where there are several.</p></section>"""
+
+
+def _bounds(found: Mapping[str, Any]) -> str:
+    low, high = found["interval"]
+    if low is None:
+        return f"<td>{100 * found['mean']:.1f}</td>"
+    return f"<td>{100 * found['mean']:.1f} ({100 * low:.1f} to {100 * high:.1f})</td>"
 
 
 def classes(record: Mapping[str, Any]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -107,7 +108,8 @@ def build_backbone(name: str, channels: int, *, pretrained: bool = True, pooled:
     """The backbone called `name`.
 
     Args:
-        name: "convnet", the network of `metriczoo.models`, "efficientnet_lite0", whose weights come in a package, or any model of timm.
+        name: "convnet", the network of `metriczoo.models`, "convnet_wide", the same with more channels, "efficientnet_lite0", whose weights
+            come in a package, or any model of timm.
         channels: of the images. Networks with weights take three, whatever this says.
         pretrained: whether to load the weights of a network that has some.
         pooled: whether it gives features `[n, f]`, else its last feature map `[n, c, h, w]`.
@@ -120,9 +122,9 @@ def build_backbone(name: str, channels: int, *, pretrained: bool = True, pooled:
     return BUILT_IN[name](channels, pretrained, pooled) if name in BUILT_IN else _timm(name, pretrained, pooled)
 
 
-def _convnet(channels: int, pretrained: bool, pooled: bool) -> Backbone:
+def _convnet(channels: int, pretrained: bool, pooled: bool, widths: Sequence[int] = (32, 64, 128)) -> Backbone:
     del pretrained  # it has no weights
-    return Backbone(ConvNet(channels) if pooled else ConvNet(channels, grid=None), channels)
+    return Backbone(ConvNet(channels, widths) if pooled else ConvNet(channels, widths, grid=None), channels)
 
 
 def _efficientnet_lite0(channels: int, pretrained: bool, pooled: bool) -> Backbone:
@@ -174,4 +176,8 @@ def _expected(name: str, known: Iterable[str]) -> str:
     return f"Expected --backbone to be {', '.join(BUILT_IN)} or a model of timm, but got {name!r}.{hint}"
 
 
-BUILT_IN: dict[str, Callable[[int, bool, bool], Backbone]] = {"convnet": _convnet, "efficientnet_lite0": _efficientnet_lite0}
+BUILT_IN: dict[str, Callable[[int, bool, bool], Backbone]] = {
+    "convnet": _convnet,
+    "convnet_wide": partial(_convnet, widths=(64, 128, 128)),
+    "efficientnet_lite0": _efficientnet_lite0,
+}

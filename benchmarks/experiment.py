@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from benchmarks._data_readable import Readable, broken_rows
 from benchmarks.evaluation import Evaluation, evaluate, ranks_of, recall_at_1
 from benchmarks.features import OnProgress
+from benchmarks.options import base_of
 from benchmarks.protocols import PROTOCOLS, Protocol
 from benchmarks.results import versions
 from benchmarks.training import Recipe
@@ -23,7 +24,7 @@ from metriczoo.data import DATASETS, InShop, LabelledData, LabelledImages, load
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["Experiment"]
+__all__ = ["Experiment", "load_half"]
 
 
 class Experiment:
@@ -31,6 +32,7 @@ class Experiment:
 
     Args:
         options: of the command line.
+        halves: training and test data, of other classes. Default: those that the options name. With some given, nothing else is read.
 
     Attributes:
         train: the training data; `test` are the test data, of other classes.
@@ -45,27 +47,18 @@ class Experiment:
         ValueError: the data set is malformed, or options do not fit it.
     """
 
-    def __init__(self, options: argparse.Namespace) -> None:
+    def __init__(self, options: argparse.Namespace, halves: tuple[LabelledData, LabelledData] | None = None) -> None:
         self.options, self.device = options, torch.device(options.device)
         self.broken: list[str] = []
-        arguments = inspect.signature(DATASETS[options.dataset]).parameters
-        subsets = {"missing": "skip"} if "missing" in arguments else {}  # a full index beside a part of the images will do
-        train, test = (
-            load(options.dataset, options.root, split, train_classes=options.train_classes, **subsets, **options.data_options)
-            for split in ("train", "test")
-        )
-        self.missing = getattr(train, "skipped", 0)
-        self.train, self.test = self._readable(train), self._readable(test)
-        self.is_query = _is_query(self.test)
-        self.protocol: Protocol = PROTOCOLS[options.protocol](options, self.train, self.test)
-
-    def _readable(self, data: LabelledData) -> LabelledData:
-        """`data`, without the images that cannot be decoded if these are to be skipped."""
-        if self.options.on_bad_image == "fail" or not isinstance(data, LabelledImages):
-            return data
-        broken = dict(broken_rows(data, self.options.workers))
-        self.broken += broken.values()
-        return Readable(data, [row for row in range(len(data)) if row not in broken]) if broken else data
+        self.missing = 0
+        if halves is None:
+            self.train, self.missing, broken_train = load_half(options, "train")
+            self.test, _, broken_test = load_half(options, "test")
+            self.broken = broken_train + broken_test
+            self.is_query = _is_query(self.test)
+        else:
+            (self.train, self.test), self.is_query = halves, None
+        self.protocol: Protocol = PROTOCOLS[base_of(options.protocol)](options, self.train, self.test)
 
     @property
     def recipe(self) -> Recipe:
@@ -115,6 +108,20 @@ class Experiment:
         """The class of each query."""
         return self.test.labels if self.is_query is None else self.test.labels[self.is_query]
 
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What all records have in common."""
+        images = {"train_images": len(self.train), "test_images": len(self.test)}
+        images |= {"missing_images": self.missing, "broken_images": len(self.broken)}
+        classes = {"train_classes": self.train.num_classes, "test_classes": self.test.num_classes}
+        return {
+            "dataset": self.options.dataset,
+            "protocol": self.options.protocol,
+            "split_sizes": {**images, **classes},
+            "device": self.options.device,
+            "threads": torch.get_num_threads(),
+        }
+
     def record(
         self, loss: str, seed: int | None, evaluation: Evaluation, hyper_parameters: dict[str, Any], seconds: float | None = None
     ) -> dict[str, Any]:
@@ -127,22 +134,32 @@ class Experiment:
             hyper_parameters: that led to them.
             seconds: of training.
         """
-        images = {"train_images": len(self.train), "test_images": len(self.test)}
-        images |= {"missing_images": self.missing, "broken_images": len(self.broken)}
-        classes = {"train_classes": self.train.num_classes, "test_classes": self.test.num_classes}
         return {
-            "dataset": self.options.dataset,
-            "protocol": self.options.protocol,
-            "split_sizes": {**images, **classes},
+            **self.facts,
             "loss": loss,
             "seed": seed,
             "hyper_parameters": hyper_parameters,
             "seconds": seconds,
             **evaluation.values,
-            "device": self.options.device,
-            "threads": torch.get_num_threads(),
             "versions": versions(),
         }
+
+
+def load_half(options: argparse.Namespace, split: str) -> tuple[LabelledData, int, list[str]]:
+    """One half of the data that options name, without the images that cannot be decoded if these are to be skipped.
+
+    Returns:
+        The data, how many listed images of the whole data set have no file, and what is wrong with each image that was left out.
+    """
+    arguments = inspect.signature(DATASETS[options.dataset]).parameters
+    subsets = {"missing": "skip"} if "missing" in arguments else {}  # a full index beside a part of the images will do
+    data = load(options.dataset, options.root, split, train_classes=options.train_classes, **subsets, **options.data_options)
+    missing = getattr(data, "skipped", 0)
+    if options.on_bad_image == "fail" or not isinstance(data, LabelledImages):
+        return data, missing, []
+    broken = dict(broken_rows(data, options.workers))
+    left = Readable(data, [row for row in range(len(data)) if row not in broken]) if broken else data
+    return left, missing, [*broken.values()]
 
 
 def _is_query(test: LabelledData) -> NDArray[np.bool_] | None:

@@ -16,22 +16,34 @@ from metriczoo.data import LabelledImages
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["LETTERS", "PHOTOGRAPHS", "Augmentation", "Square", "center"]
+__all__ = ["DRAWN_LETTERS", "LETTERS", "PHOTOGRAPHS", "Augmentation", "Square", "center"]
+
+
+_KEPT = 2**25  # bytes of images, at most: all letters of a data set, few photographs
 
 
 class Square(Dataset[tuple[Tensor, int, int]]):
-    """A data set whose items are an image as uint8 tensor `[channels, side, side]`, its label and its position."""
+    """A data set whose items are an image as uint8 tensor `[channels, side, side]`, its label and its position.
+
+    So many as fit into little memory are kept once they are read: to unpack a letter takes longer than to train on it.
+    """
 
     def __init__(self, images: LabelledImages, side: int) -> None:
         self.images, self.side = images, side
+        self._kept: dict[int, tuple[Tensor, int]] = {}
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int, int]:
+        if index in self._kept:
+            return *self._kept[index], index
         image, label = self.images[index]
         pixels = torch.from_numpy(np.array(_square(image, self.side)))
-        return (pixels.unsqueeze(0) if pixels.dim() == 2 else pixels.permute(2, 0, 1)), label, index
+        pixels = pixels.unsqueeze(0) if pixels.dim() == 2 else pixels.permute(2, 0, 1)
+        if pixels.numel() * (len(self._kept) + 1) <= _KEPT:
+            self._kept[index] = pixels, label
+        return pixels, label, index
 
 
 def _square(image: Image, side: int) -> Image:
@@ -89,4 +101,5 @@ class Augmentation:
 
 
 LETTERS = Augmentation(rotation=0.25, shear=0.2, zoom=(0.86, 1.16), shift=0.1)
+DRAWN_LETTERS = Augmentation(rotation=0.15, shear=0.15, zoom=(0.9, 1.1), shift=0.1)  # no two of which are alike in the first place
 PHOTOGRAPHS = Augmentation(rotation=0.1, zoom=(0.6, 1.0), mirror=True, padding="reflection")

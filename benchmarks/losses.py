@@ -1,14 +1,16 @@
-"""Losses and miners by name, with the settings that this benchmark trains them with."""
+"""Losses and miners by name, with what they compare with."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import Any
 
 from torch import Tensor, nn
 
-from metriczoo import losses, miners, similarity
+from benchmarks.presets import LETTERS, Preset, presets_of
+from metriczoo import miners
+from metriczoo.losses import CenterLoss, Loss, SumLoss
 from metriczoo.stores import EmbeddingQueue, MemoryBank
 
 __all__ = ["DEFAULT_LOSSES", "LOSSES", "MINERS", "Objective", "Preset", "presets_of"]
@@ -19,60 +21,10 @@ MINERS: Mapping[str, Callable[[], miners.Miner | None]] = {
     "semi_hard": miners.SemiHardMiner,
     "distance_weighted": miners.DistanceWeightedMiner,
     "priority": miners.PriorityMiner,
+    "multi_similarity": miners.MultiSimilarityMiner,
 }
-
-
-@dataclass(frozen=True)
-class Preset:
-    """How a loss is trained here.
-
-    Attributes:
-        loss: its class.
-        options: its hyper-parameters, where they differ from the papers', which are the defaults of the library.
-        miner: name of the miner, unless another one is asked for.
-        references: what it compares with: "batch" (to which a cross-batch memory can be added), "proxies" or "bank".
-        rate: learning rates, as a multiple of those of the encoder's recipe.
-        proxy_rate: learning rate of proxies, as a multiple of that of the head.
-    """
-
-    loss: Callable[..., losses.Loss]
-    options: Mapping[str, Any] = field(default_factory=dict)
-    miner: str = "none"
-    references: str = "batch"
-    rate: float = 1.0
-    proxy_rate: float = 1.0
-
-
-# Chosen on glyphs, by Recall@1 on 60 of the 200 training letters, held out, after training on the other 140. No test letter was looked at.
-LOSSES: Mapping[str, Preset] = {
-    "contrastive": Preset(
-        lambda **options: losses.ContrastiveLoss(similarity=similarity.Cosine(), **options),
-        {"positive_margin": 0.9, "negative_margin": 0.4, "reduction": "mean_active"},
-    ),
-    "triplet": Preset(losses.TripletMarginLoss, {"margin": 0.2}, miner="semi_hard"),
-    "nce": Preset(losses.NCELoss, {"num_noise": 2048, "temperature": 0.15}, references="bank", rate=0.5),
-    "am_softmax": Preset(losses.AMSoftmaxLoss, {"margin": 0.2, "scale": 16.0}, references="proxies", proxy_rate=25.0),
-    "circle": Preset(losses.CircleLoss, {"margin": 0.4, "scale": 32.0}),
-    "lmnn": Preset(losses.LMNNLoss, {"num_targets": 3, "margin": 0.5}),
-    "unified": Preset(losses.UnifiedLoss, {"margin": 0.25, "scale": 16.0}),
-    # Not searched: the values of the papers, with proxies as quick as those of am_softmax.
-    "multi_similarity": Preset(losses.MultiSimilarityLoss),
-    "proxy_anchor": Preset(losses.ProxyAnchorLoss, references="proxies", proxy_rate=25.0),
-}
-# Where only a head on frozen features is trained. Chosen by the mean gain in Recall@1 and MAP@R over principal components on thirds of the
-# training classes of Cars (odd ids) and of CUB (100 classes), held out, after training on the others. No test class was looked at.
-_FROZEN: Mapping[str, Preset] = {
-    **LOSSES,
-    "am_softmax": replace(LOSSES["am_softmax"], options={"margin": 0.2, "scale": 8.0}, proxy_rate=100.0),
-    "circle": replace(LOSSES["circle"], options={"margin": 0.6, "scale": 16.0}, rate=3.0),
-    "multi_similarity": replace(LOSSES["multi_similarity"], options={"negative_scale": 10.0, "threshold": 0.3}, rate=2.0),
-}
+LOSSES = LETTERS
 DEFAULT_LOSSES = ("contrastive", "triplet", "nce", "am_softmax", "circle", "lmnn")
-
-
-def presets_of(protocol: str) -> Mapping[str, Preset]:
-    """How each loss is trained under a protocol."""
-    return _FROZEN if protocol == "frozen" else LOSSES
 
 
 class Objective(nn.Module):
@@ -89,6 +41,7 @@ class Objective(nn.Module):
 
     Attributes:
         loss: the loss.
+        parts: the losses it is made of, the main one first; itself where it is no sum.
         preset: its settings.
         sees_labels: whether it uses the classes of the images.
         hyper_parameters: all that was chosen, for the record.
@@ -108,25 +61,34 @@ class Objective(nn.Module):
         super().__init__()
         self.preset = preset = presets[name]
         self.sees_labels = preset.references != "bank"
-        stores: dict[str, Any] = {}
+        stores: dict[str, Any] = {"num_classes": num_classes} if preset.per_class else {}
         if preset.references == "proxies":
             stores = {"num_classes": num_classes, "embedding_dim": embedding_dim}
         elif preset.references == "bank":
             stores = {"bank": MemoryBank(num_images, embedding_dim)}
+        elif preset.references == "tree":  # batches hold as many images of any class
+            stores = {"counts": [1] * num_classes, "embedding_dim": embedding_dim}
         miner = preset.miner if miner is None else miner
         self.loss = preset.loss(miner=MINERS[miner](), **stores, **preset.options)
         self.queue = EmbeddingQueue(memory_bank, embedding_dim) if memory_bank and preset.references == "batch" else None
         self.hyper_parameters = {
-            **{name: getattr(self.loss, name) for name in self.loss.bounds},
+            **dict(chain.from_iterable(_bounded(part).items() for part in reversed(self.parts))),
             **preset.options,
-            "similarity": type(self.loss.similarity).__name__,
+            "similarity": type(self.parts[0].similarity).__name__,
             "miner": miner,
             "memory_bank": {"bank": num_images, "batch": memory_bank}.get(preset.references),
+            **({} if preset.length is None else {"length": preset.length}),
         }
+
+    @property
+    def parts(self) -> list[Loss]:
+        """See above; not kept, for parameters are to be counted once."""
+        return self.loss.parts() if isinstance(self.loss, SumLoss) else [self.loss]  # type: ignore[list-item]
 
     def forward(self, embeddings: Tensor, labels: Tensor, ids: Tensor) -> Tensor:
         """The loss of a batch; `ids` are the positions of its images in the training data."""
         value: Tensor
+        embeddings = self._seen(embeddings)
         if self.queue is not None:  # an image that the queue remembers is not compared with itself
             value = self.loss(embeddings, labels, [None, self.queue], ids=ids)
         elif self.preset.references == "bank":
@@ -137,7 +99,22 @@ class Objective(nn.Module):
 
     def remember(self, embeddings: Tensor, labels: Tensor, ids: Tensor) -> None:
         """Take a batch into the memory, after its step."""
+        embeddings = self._seen(embeddings)
         if self.queue is not None:
             self.queue.enqueue(embeddings, labels, ids)
         elif self.preset.references == "bank":
             self.loss.bank.update(ids, embeddings)  # type: ignore[union-attr, operator]
+        for part in self.parts:
+            if isinstance(part, CenterLoss) and part.centers is not None:
+                part.centers.update(embeddings, labels)
+
+    def _seen(self, embeddings: Tensor) -> Tensor:
+        return embeddings if self.preset.length is None else self.preset.length * embeddings
+
+
+def _bounded(loss: Loss) -> dict[str, Any]:
+    """The hyper-parameters of a loss that have bounds and are one number, which may be learned."""
+    values = {name: getattr(loss, name, None) for name in loss.bounds}
+    values = {name: value.detach() if isinstance(value, Tensor) else value for name, value in values.items()}
+    single = {name: value for name, value in values.items() if value is not None and not (isinstance(value, Tensor) and value.numel() > 1)}
+    return {name: value if isinstance(value, (int, float)) else float(value) for name, value in single.items()}

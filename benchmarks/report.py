@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 import metriczoo
 from benchmarks._report_numbers import BASELINES, Row, header, rows_of, table, text_of
 from benchmarks._report_pictures import Examples, attempt, chart
-from benchmarks._report_statistics import classes, comparison
+from benchmarks._report_statistics import classes, comparison, over_seeds
 from metriczoo import plots
 from metriczoo.losses import Loss
 
@@ -49,8 +49,8 @@ _HOW_TO_READ = """<p>The plane of each loss holds one negative and one positive 
 a well-placed pair is at the top left. Arrows show where gradient descent moves a pair; colours, how much the pair costs and how hard it is
 pushed: red lowers a similarity, blue raises it.</p>
 <p>The histograms show cosine similarities of pairs of test images, of one class and of different classes, each scaled to area 1. Queries
-are test images and search all others by cosine; <span class="key"></span> marks neighbours of their class,
-<span class="key wrong"></span> others.</p>"""
+are test images and search all others by cosine, or the gallery where the data set has one; <span class="key"></span> marks neighbours of
+their class, <span class="key wrong"></span> others.</p>"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +73,7 @@ def write_report(
     test_images: Callable[[int], Image] | None,
     test_labels: NDArray[Any],
     class_names: Sequence[str] | None = None,
+    is_query: NDArray[np.bool_] | None = None,
 ) -> None:
     """Write one HTML file: the table of results, training curves, and for each loss its landscape, similarity histograms and some queries.
 
@@ -85,6 +86,7 @@ def write_report(
         test_images: the test image of a position. None where there are no images: then there are no queries to look at.
         test_labels: `[n]`, the label of each test image.
         class_names: the name of each label.
+        is_query: `[n]`, which of the test images are queries, to be found among the others. Default: each is one to all others.
 
     Raises:
         OSError: if the file cannot be written.
@@ -95,9 +97,16 @@ def write_report(
         shown.setdefault(run.loss, []).append(run)
     shown = {name: of_loss for name, of_loss in shown.items() if of_loss}
     title = text_of(results.get("dataset") or next((r["dataset"] for r in results.get("records", ()) if r.get("dataset")), "unnamed data"))
-    examples = Examples(test_images, np.asarray(test_labels), class_names)
+    examples = Examples(test_images, np.asarray(test_labels), class_names, is_query)
     compared = comparison(results, rows)
-    body = [header(title, results, rows), _contents(shown, compared=bool(compared)), table(rows), compared, _curves(shown, rows)]
+    body = [
+        header(title, results, rows),
+        _contents(shown, compared=bool(compared)),
+        table(rows),
+        over_seeds(results),
+        compared,
+        _curves(shown, rows),
+    ]
     if shown:
         body.append(f'<section id="losses"><h2>Loss by loss</h2>{_HOW_TO_READ}')
         body += [_loss(number, of_loss[0], results, examples) for number, of_loss in enumerate(shown.values())]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import pickle
@@ -59,7 +60,9 @@ class Folder:
 
     def save(self, name: str, state: Mapping[str, Any]) -> None:
         """Keep the state of the run called `name`."""
-        _replace(self.path / f"{name}.pt", lambda file: torch.save(dict(state), file))
+        content = io.BytesIO()  # written by ourselves, for a full disk is an OSError then
+        torch.save(dict(state), content)
+        _replace(self.path / f"{name}.pt", lambda file: file.write(content.getbuffer()))
 
     def load(self, name: str) -> dict[str, Any] | None:
         """The state of the run called `name`, on the host, if there is one."""

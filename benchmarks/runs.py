@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import argparse
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor
 
 from benchmarks.experiment import Experiment
-from benchmarks.losses import Objective, presets_of
+from benchmarks.losses import Objective, Preset, presets_of
+from benchmarks.options import base_of
+from benchmarks.presets.files import replaced
 from benchmarks.report import RunView
 from benchmarks.results import Folder
 from benchmarks.training import Training
 
-__all__ = ["PerQuery", "raw", "trained", "untrained"]
+__all__ = ["PerQuery", "objective_of", "presets_for", "raw", "trained", "untrained"]
 
 PerQuery = dict[str, Tensor]  # by metric, `[q]`
 
@@ -68,7 +71,7 @@ def trained(
     state = folder.load(name)
     if state is None or "record" not in state:
         encoder = experiment.encoder(seed)  # it sets the seed for the objective, too
-        objective = _objective(experiment, loss)
+        objective = objective_of(experiment, loss)
         training = Training(
             encoder,
             objective,
@@ -85,11 +88,11 @@ def trained(
     else:
         if "per_query" not in state:  # written before there was an evaluation by query
             folder.save(name, _evaluated(experiment, loss, seed, state, state["record"]["hyper_parameters"], state["record"]["seconds"]))
-        objective = _objective(experiment, loss)
+        objective = objective_of(experiment, loss)
         objective.load_state_dict(state["objective"])
     folder.add(state["record"])
     curves = {"loss": state["losses"], "recall@1": state["recalls"]}
-    view = RunView(loss, seed, curves, state["embeddings"].numpy(), before.numpy(), objective.loss.cpu())
+    view = RunView(loss, seed, curves, state["embeddings"].numpy(), before.numpy(), objective.cpu().parts[0])
     return state["record"], view, state["per_query"]
 
 
@@ -103,7 +106,13 @@ def _evaluated(
     return state
 
 
-def _objective(experiment: Experiment, loss: str) -> Objective:
+def presets_for(options: argparse.Namespace) -> Mapping[str, Preset]:
+    """How losses are trained where options say so, by a file or by protocol and data set."""
+    return replaced(presets_of(base_of(options.protocol), options.dataset), options.presets)
+
+
+def objective_of(experiment: Experiment, loss: str) -> Objective:
+    """The loss called `loss`, with what it compares with."""
     options = experiment.options
     return Objective(
         loss,
@@ -112,7 +121,7 @@ def _objective(experiment: Experiment, loss: str) -> Objective:
         embedding_dim=options.embedding_dim,
         miner=options.miner,
         memory_bank=options.memory_bank,
-        presets=presets_of(options.protocol),
+        presets=presets_for(options),
     )
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -89,6 +90,7 @@ class Training:
         self.encode = encoder if recipe.chunk is None else GradCache(encoder, objective, recipe.chunk).encode
         parts = zip((encoder.net, encoder.head, objective), rates.values(), strict=True)
         self.optimizer = torch.optim.Adam([{"params": list(part.parameters()), "rate": rate} for part, rate in parts])
+        self.raw = getattr(preset, "length", None) is not None  # whether the objective wants more than directions of embeddings
         self.losses: list[float] = []
         self.epoch, self.seconds = 0, 0.0
         of_recipe = {name: value for name, value in asdict(recipe).items() if name != "rates"}
@@ -104,11 +106,12 @@ class Training:
         start = time.perf_counter()
         self.encoder.train()
         self.sampler.set_epoch(self.epoch)
-        for images, labels, ids in self.loader:
-            self.losses.append(self._step(images.to(self.device), labels.to(self.device), ids.to(self.device)))
-            advance(self.losses[-1])
-            if self.done:
-                break
+        with _raw_outputs(self.encoder) if self.raw else nullcontext():
+            for images, labels, ids in self.loader:
+                self.losses.append(self._step(images.to(self.device), labels.to(self.device), ids.to(self.device)))
+                advance(self.losses[-1])
+                if self.done:
+                    break
         self.epoch += 1
         self.seconds += time.perf_counter() - start
 
@@ -158,6 +161,16 @@ class Training:
         torch.set_rng_state(state["random"])
         if self.device.type == "cuda":
             torch.cuda.set_rng_state(state["random_on_device"], self.device)
+
+
+@contextmanager
+def _raw_outputs(encoder: Any) -> Iterator[None]:
+    """Embeddings as the head makes them, not brought to unit length, which they are whenever they are compared."""
+    before, encoder.head.normalize = encoder.head.normalize, False
+    try:
+        yield
+    finally:
+        encoder.head.normalize = before
 
 
 def _in_float32(outputs: Any) -> Any:

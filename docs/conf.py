@@ -24,6 +24,7 @@ extensions = [
     "sphinx.ext.napoleon",
     "api_pages",
     "benchmark_results",
+    "kept_results",
     "kit_checks",
 ]
 exclude_patterns = ["_build", "_ext"]

@@ -36,6 +36,9 @@ class Across:
             for own, anchors, references, weight in zip(columns.sides, (x, y), (y, x), of_sides, strict=True)
         ]
 
+        for tiles in self.directions:
+            tiles.alone = False
+
     def run(self) -> Tensor:
         """The loss."""
         values = [tiles.run() for tiles in self.directions]

@@ -56,7 +56,8 @@ def sets(loss: Loss, s_n: Scores, s_p: Scores, keep: Tensor, strata: Strata | No
 def terms(loss: Loss, s_n: Scores, s_p: Scores, keep: Tensor) -> list[Totals]:
     """What `apart` does with the scores that the loss is to see."""
     result = loss.per_anchor(s_n, s_p)
-    return totals_apart(result, s_n, s_p, keep, needs_positives=loss.needs_positives, needs_negatives=loss.needs_negatives)
+    needs = {"needs_positives": loss.needs_positives, "needs_negatives": loss.needs_negatives}
+    return totals_apart(result, s_n, s_p, keep, **needs, reduction=loss.reduction)
 
 
 def between_references(similarity: Similarity, r: Tensor, width: int) -> Callable[[Tensor, Tensor | None], Tensor]:

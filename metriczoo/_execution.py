@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-__all__ = ["Settings", "checking", "full_precision", "memory", "reads_are_free", "settings", "tracing"]
+__all__ = ["Settings", "checking", "full_precision", "keep_freed_memory", "memory", "reads_are_free", "settings", "tracing"]
+
+_KEPT = 2**24  # bytes; room for the arrays of a tile
 
 
 @dataclass
@@ -57,6 +60,16 @@ def memory(budget: int | None, device: torch.device) -> int:
     """
     default = 2**21 if device.type == "cpu" else 2**28
     return next(b for b in (budget, settings.memory_budget, default) if b is not None)
+
+
+@cache
+def keep_freed_memory() -> None:
+    """Have the host's allocator keep what a tile frees for the next one, once per process.
+
+    The one of glibc gives freed memory back to the system beyond twice the largest block that was ever freed, and to touch new memory for
+    the first time takes longer than an operation on it. The block here is never touched, so it takes none.
+    """
+    torch.empty(_KEPT, dtype=torch.uint8)
 
 
 def full_precision(tensor: Tensor) -> contextlib.AbstractContextManager[object]:

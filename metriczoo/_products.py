@@ -44,7 +44,7 @@ class Products:
             return self._push_positives(g_p, s_p, rows, into)
         gradient = _joined(g_n, g_p, s_n, s_p)
         if into.symmetric(gradient) and into.anchors is not None:
-            into.anchors.addmm_(gradient + gradient.mT, self.references)
+            _add_symmetric(gradient, self.references, into.anchors)
             return None
         if into.anchors is not None:
             into.anchors[rows].addmm_(gradient, self.references)
@@ -177,9 +177,8 @@ class Distances(Products):
         self._push_pairs(weights, rows, into)
         to_anchors, to_references = into.flat(self.a.shape[1])
         if into.symmetric(weights) and to_anchors is not None and into.of_anchors is not None:
-            weights = weights + weights.mT
-            to_anchors.addmm_(weights, self.references, alpha=-2 * self.factor)
-            into.of_anchors += weights.sum(1)
+            _add_symmetric(weights, self.references, to_anchors, -2 * self.factor)
+            into.of_anchors += weights.sum(1) + weights.sum(0)
             return None
         if to_anchors is not None and into.of_anchors is not None:
             to_anchors[rows].addmm_(weights, self.references, alpha=-2 * self.factor)
@@ -261,6 +260,17 @@ class Bent(Distances):
                     of_last = torch.zeros_like(self.last_r).index_add_(0, s_p.columns.flatten(), of_last)
                 into.references[:, -1:] += of_last[:-1]
         super().push(found[0], found[1], s_n, s_p, rows, into)
+
+
+def _add_symmetric(gradient: Tensor, points: Tensor, into: Tensor, factor: float = 1.0) -> None:
+    """Add `factor` times `(gradient + gradient.mT) @ points`, by strips of the upper half, each of which counts for either side."""
+    height = max(1, _WIDE // 4 // max(1, len(points))) + 7 & ~7
+    for start in range(0, len(points), height):
+        stop = start + height
+        both = gradient[start:stop, start:] + gradient[start:, start:stop].mT
+        into[start:stop].addmm_(both, points[start:], alpha=factor)
+        if stop < len(points):
+            into[stop:].addmm_(both[:, height:].mT, points[start:stop], alpha=factor)
 
 
 def _add_differences(apart: Tensor, i: Tensor, j: Tensor, into: tuple[Tensor | None, Tensor | None]) -> None:

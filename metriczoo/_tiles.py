@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,10 +22,13 @@ __all__ = ["Tiles"]
 
 
 class Tiles:
-    """One pass over the tiles: sums of the loss, and the gradient of each of its terms.
+    """One pass over the tiles: sums of the loss, and its gradient.
 
-    The terms of a loss are divided by numbers that are known at the end only, so each has a gradient of its own until then.
+    The terms of a loss are divided by numbers that are known at the end only, so each has a gradient of its own until then. Where these
+    are known in time, which is where one tile holds the batch or where anchors have weights, there is one gradient for all.
     """
+
+    alone = True  # whether the sums over these anchors are those of the loss
 
     def __init__(
         self,
@@ -44,10 +47,11 @@ class Tiles:
         facts = [fact.detach().requires_grad_(w) for fact, w in zip(parameters[:num], wanted[2:], strict=False)]
         self.problem, self.parameters = problem.given(facts), [*facts, *parameters[num:]]
         self.want_anchors, self.want_references = wanted[0], wanted[0] if self.same else wanted[1]
-        self.terms: list[list[Tensor]] = []  # gradients by term: of anchors, references, parameters
-        self.points: list[Gradients] = []  # by term, those of the points for `products`
+        self.parts: list[list[Tensor]] = []  # gradients of anchors, references and parameters: by term, or of all terms together
+        self.points: list[Gradients] = []  # likewise those of the points for `products`
         self.sums: Totals | None = None
         self.shares: Tensor | None = None  # what the sums of each term count in the loss
+        self.together = weights is not None  # whether all terms have one gradient
         self.done = 0  # anchors whose sums are known
         similarity, columns = problem.loss.similarity, problem.columns
         self.buffer: Tensor | None = None  # of the scores of a tile, used again by each
@@ -57,24 +61,31 @@ class Tiles:
 
     def run(self) -> Tensor:
         """The loss."""
-        values = []
-        for rows in self._rows():
-            with torch.set_grad_enabled(any(self.wanted)):
-                terms = (self._product_tile if self.products is not None else self._tile)(rows)
-            if self.problem.loss.reduction == "none":
+        per_anchor, differentiable = self.problem.loss.reduction == "none", any(self.wanted)
+        tiles, values, value = list(self._rows()), [], None
+        whole = self.alone and len(tiles) == 1 and not per_anchor
+        self.together = self.together or whole
+        for rows in tiles:
+            with torch.set_grad_enabled(differentiable):
+                terms, back = (self._product_tile if self.products is not None else self._tile)(rows)
+                sums = added(terms)
+                self.sums = sums if self.sums is None else Totals(*(x + y for x, y in zip(self.sums, sums, strict=True)))
+                if whole:
+                    value = self.reduce(self.sums)
+                if differentiable:
+                    self._backward(terms, rows, back)
+            if per_anchor:
                 values.append(stacked(terms).value.detach()[self.done - rows.start :].sum(1))
-            sums = added(terms)
-            self.sums = sums if self.sums is None else Totals(*(x + y for x, y in zip(self.sums, sums, strict=True)))
             self.done = rows.stop
         if self.sums is None:  # no anchor at all
-            return self.anchors.new_zeros(() if self.problem.loss.reduction != "none" else (0,))
-        if self.problem.loss.reduction == "none":
+            return self.anchors.new_zeros(() if not per_anchor else (0,))
+        if per_anchor:
             return torch.cat(values)
-        return self.reduce(self.sums)
+        return self.reduce(self.sums) if value is None else value
 
     def reduce(self, sums: Totals) -> Tensor:
         """The loss, from the sums over all anchors, here and elsewhere."""
-        self.shares = 1 / divisors(self.problem.loss.reduction, sums)
+        self.shares = divisors(self.problem.loss.reduction, sums).reciprocal()
         return (sums.value * self.shares).sum().to(self.anchors.dtype)
 
     def _rows(self) -> Iterator[slice]:
@@ -96,50 +107,58 @@ class Tiles:
             keep[: self.done - rows.start] = False
         return compiled_apart(loss, s_n, s_p, keep, columns.strata)
 
-    def _start(self, num_terms: int) -> None:
-        if not self.terms:
+    def _start(self, count: int) -> None:
+        if not self.parts:
             leaves = [self.anchors, self.references, *self.parameters]
             wanted = [self.want_anchors, self.want_references and not self.same, *self.wanted[2:]]
-            zeros = [[torch.zeros_like(t) if w else t.new_empty(0) for t, w in zip(leaves, wanted, strict=True)] for _ in range(num_terms)]
-            self.terms = [[g[0], g[0], *g[2:]] for g in zeros] if self.same else zeros
-            self.points = [Gradients(g[0] if self.want_anchors else None, g[1] if self.want_references else None) for g in self.terms]
+            zeros = [[torch.zeros_like(t) if w else t.new_empty(0) for t, w in zip(leaves, wanted, strict=True)] for _ in range(count)]
+            self.parts = [[g[0], g[0], *g[2:]] for g in zeros] if self.same else zeros
+            self.points = [Gradients(g[0] if self.want_anchors else None, g[1] if self.want_references else None) for g in self.parts]
 
-    def _objectives(self, terms: Sequence[Totals], rows: slice) -> dict[int, Tensor]:
-        """By number, those terms that have a gradient."""
-        self._start(len(terms))
-        values = {k: term.value for k, term in enumerate(terms) if term.value.requires_grad}
-        return {k: (value if self.weights is None else value * self.weights[rows]).sum() for k, value in values.items()}
-
-    def _backward(self, every: Sequence[Totals], rows: slice, leaves: Sequence[Tensor]) -> Iterator[tuple[int, tuple[Tensor | None, ...]]]:
-        """For each term: its number, and the gradients of this tile with respect to `leaves` and the wanted parameters."""
-        loss = self.problem.loss
-        objectives = self._objectives(every, rows)
-        inputs = [*leaves, *(p for p, w in zip(self.parameters, self.wanted[2:], strict=True) if w)]
-        for k, objective in objectives.items():
-            with compiling(loss, len(every)) if loss.compiled else contextlib.nullcontext():
-                gradients = torch.autograd.grad(objective, inputs, retain_graph=k + 1 < len(every), allow_unused=True)
-            into = self.terms[k]
-            parameters = (g for g, w in zip(into[2:], self.wanted[2:], strict=True) if w)
-            for total, gradient in zip(parameters, gradients[len(leaves) :], strict=True):
+    def _backward(self, terms: Sequence[Totals], rows: slice, back: _Back) -> None:
+        """Add the gradients of this tile to those of the tiles before it."""
+        every = [(k, term.value) for k, term in enumerate(terms) if term.value.requires_grad]
+        self._start(1 if self.together else len(terms))
+        objectives = [every] if self.together and every else [[one] for one in every]
+        loss, parameters = self.problem.loss, [p for p, w in zip(self.parameters, self.wanted[2:], strict=True) if w]
+        for number, objective in enumerate(objectives):
+            part = 0 if self.together else objective[0][0]
+            inputs, seeds = [*back.leaves, *parameters], [self._seed(k, value, rows) for k, value in objective]
+            with compiling(loss, len(terms)) if loss.compiled else contextlib.nullcontext():
+                gradients = torch.autograd.grad(
+                    [value for _, value in objective], inputs, seeds, retain_graph=number + 1 < len(objectives), allow_unused=True
+                )
+            totals = (g for g, w in zip(self.parts[part][2:], self.wanted[2:], strict=True) if w)
+            for total, gradient in zip(totals, gradients[len(back.leaves) :], strict=True):
                 if gradient is not None:
                     total += gradient
-            yield k, gradients[: len(leaves)]
+            with torch.no_grad():
+                back.push(part, gradients[: len(back.leaves)])
 
-    def _tile(self, rows: slice) -> list[Totals]:
+    def _seed(self, term: int, value: Tensor, rows: slice) -> Tensor:
+        """What each anchor of a term counts in the objective."""
+        if self.weights is not None:
+            return self.weights[rows].to(value.dtype)
+        if self.together and self.shares is not None:
+            return self.shares.to(value.dtype)[term : term + 1].expand_as(value)
+        return value.new_ones(()).expand_as(value)
+
+    def _tile(self, rows: slice) -> tuple[list[Totals], _Back]:
         """Any similarity and any columns: autograd from the block's points to its sums."""
         a, r = self.anchors[rows].requires_grad_(self.want_anchors), self.references.detach().requires_grad_(self.want_references)
         block = self.problem.block(r, rows, a.device)
-        every = self._apart(*self.problem.columns.scores(self.problem.loss.similarity, a, r, block, rows), rows)
-        leaves = [t for t in (a, r) if t.requires_grad]
-        for k, gradients in self._backward(every, rows, leaves):
-            into, found = self.terms[k], iter(gradients)
+        terms = self._apart(*self.problem.columns.scores(self.problem.loss.similarity, a, r, block, rows), rows)
+
+        def push(part: int, gradients: Sequence[Tensor | None]) -> None:
+            into, found = self.parts[part], iter(gradients)
             if self.want_anchors and (g := next(found)) is not None:
                 into[0][rows] += g
             if self.want_references and (g := next(found)) is not None:
                 into[1] += g
-        return every
 
-    def _product_tile(self, rows: slice) -> list[Totals]:
+        return terms, _Back([t for t in (a, r) if t.requires_grad], push)
+
+    def _product_tile(self, rows: slice) -> tuple[list[Totals], _Back]:
         """Scores by a matrix product: autograd from the scores only, and products straight into the accumulated gradients."""
         height, columns, products = rows.stop - rows.start, self.problem.columns, self.products
         assert isinstance(columns, LabelColumns) and products is not None
@@ -151,18 +170,18 @@ class Tiles:
             block = self.problem.block(r, rows, r.device)
             s_n, s_p = columns.sets(scores, block, rows, in_place=True, outside=products.outside)
             products.finish(s_n, s_p, rows)
-        leaves = (s_n.value, s_p.value, r) if self.want_anchors or self.want_references else ()
+        leaves = [s_n.value, s_p.value, r] if self.want_anchors or self.want_references else []
         for leaf in leaves:
             leaf.requires_grad_()
-        every = self._apart(s_n, s_p, rows)
-        for k, gradients in self._backward(every, rows, leaves):
-            if leaves:
+
+        def push(part: int, gradients: Sequence[Tensor | None]) -> None:
+            if gradients:
                 g_n, g_p, g_r = gradients
-                with torch.no_grad():
-                    products.push(g_n, g_p, s_n, s_p, rows, self.points[k])
+                products.push(g_n, g_p, s_n, s_p, rows, self.points[part])
                 if self.want_references and g_r is not None:
-                    self.terms[k][1] += g_r
-        return every
+                    self.parts[part][1] += g_r
+
+        return self._apart(s_n, s_p, rows), _Back(leaves, push)
 
     def gradients(self) -> tuple[Tensor, ...]:
         """Of each wanted input, once `run` is through."""
@@ -175,12 +194,21 @@ class Tiles:
         if self.products is not None:
             for points in self.points:
                 self.products.close(points)
-        factors = torch.ones_like(self.sums.value) if self.weights is not None or self.shares is None else self.shares
+        if self.together:
+            return tuple(gradient for gradient, w in zip(self.parts[0], self.wanted, strict=True) if w)
+        assert self.shares is not None
         result = []
-        for i, w in enumerate(self.wanted):
+        for own, w in zip(zip(*self.parts, strict=True), self.wanted, strict=True):
             if w:
-                total, *others = (term[i].mul_(factor.to(term[i].dtype)) for term, factor in zip(self.terms, factors, strict=True))
+                total, *others = (gradient.mul_(share.to(gradient.dtype)) for gradient, share in zip(own, self.shares, strict=True))
                 for other in others:
                     total += other
                 result.append(total)
         return tuple(result)
+
+
+class _Back(NamedTuple):
+    """How the gradients of a tile are found, and what becomes of them."""
+
+    leaves: Sequence[Tensor]
+    push: Callable[[int, Sequence[Tensor | None]], None]  # takes the number of the objective and the gradients of `leaves`

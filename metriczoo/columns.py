@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,6 +22,8 @@ __all__ = ["AcrossColumns", "Columns", "DrawnColumns", "LabelColumns", "Points",
 _AHEAD = 2**13  # rows whose tables are made at once
 
 Relation = Callable[[Tensor, Tensor], "Tensor | tuple[Tensor, Tensor]"]
+_Integers = np.ndarray[Any, np.dtype[np.int64]]
+_Flags = np.ndarray[Any, np.dtype[np.bool_]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,7 +126,7 @@ class LabelColumns(Columns):
 
     References are sorted by label once, so that a class is a range; no N x n mask is ever built. Column `n` is a spare one that belongs
     to no set: the tables are padded with it. Values are read by the host (the width of a block's table), so this is for devices where
-    that is free. All labels of references must be >= 0.
+    that is free, and tables are made by NumPy, whose calls cost less than those of PyTorch. All labels of references must be >= 0.
     """
 
     def __init__(self, anchors: Points, references: Points) -> None:
@@ -135,12 +139,22 @@ class LabelColumns(Columns):
         self._ids = None if self.ids is None or self._itself else _Ranges(*self.ids)
         self._ahead: tuple[slice, tuple[Tensor, ...]] = slice(0, -1), ()  # of which rows tables are known, and these
 
+    @property
+    def itself(self) -> bool:
+        """Whether anchors are the references, of which each knows itself by its place."""
+        return self._itself
+
+    @property
+    def largest(self) -> int:
+        """How many references a table of positives has room for, for each anchor."""
+        return 1 + int(self._labels.length.max(initial=0))
+
     def height(self, budget: int, itemsize: int) -> int:
         """Without the spare column, so that powers of 2 are cut into powers of 2."""
         return max(1, budget // max(1, (self.width - 1) * itemsize))
 
     def tables(self, rows: slice) -> tuple[Tensor, ...]:
-        """Positives `[b, p]` and which of them count, excluded columns `[b, e]` and how many different ones `[b]`."""
+        """Positives `[b, p]`, which of them count, excluded columns `[b, e]`, how many different ones, and how many positives, `[b]`."""
         if rows.start == 0 and rows.stop == len(self.keep):
             return self._tables(rows)
         known, tables = self._ahead
@@ -148,7 +162,7 @@ class LabelColumns(Columns):
             # To make those of many rows takes as long as to make those of a block, but all are as wide as the largest class.
             known = slice(rows.start, max(rows.stop, rows.start + _AHEAD))
             length = self._labels.length[known]
-            cells = int(length.amax()) * len(length) if len(length) else 0
+            cells = int(length.max(initial=0)) * len(length)
             if cells > min(2 * int(length.sum()), 8 * _AHEAD):
                 known = rows
             tables = self._tables(known)
@@ -157,20 +171,25 @@ class LabelColumns(Columns):
 
     def _tables(self, rows: slice) -> tuple[Tensor, ...]:
         positive, same_class = self._labels.table(rows, self.steps)
-        excluded, num_excluded = positive, same_class.sum(1)
+        num_positives = num_excluded = self._labels.length[rows]
+        excluded = positive
         if self._itself:  # an anchor is a reference of its class, and no other
-            itself = torch.arange(rows.start, rows.start + len(positive), device=positive.device)
-            same_class = same_class & (positive != itself.unsqueeze(1))
+            same_class &= positive != np.arange(rows.start, rows.start + len(positive))[:, None]
+            num_positives = num_positives - 1
         if self._ids is not None:
-            known = (self._ids.keys[rows] >= 0).unsqueeze(1)
+            known = self._ids.keys[rows, None] >= 0
             own, same_point = self._ids.table(rows, self.steps)
-            same_point = same_point & known
-            own = torch.where(same_point, own, self.width - 1)
-            same_class = same_class & ~(known & self._ids.match(rows, positive))
+            same_point &= known
+            own = np.where(same_point, own, self.width - 1)
+            same_class &= ~(known & self._ids.match(rows, positive))
+            num_positives = same_class.sum(1)
             elsewhere = same_point & ~self._labels.match(rows, own)
-            if bool(elsewhere.any()):
-                excluded, num_excluded = torch.cat([excluded, own], dim=1), num_excluded + elsewhere.sum(1)
-        return positive, same_class, excluded, num_excluded + 1  # and the spare column
+            if elsewhere.any():
+                excluded, num_excluded = np.concatenate([excluded, own], axis=1), num_excluded + elsewhere.sum(1)
+        columns = torch.from_numpy(positive)
+        others = columns if excluded is positive else torch.from_numpy(excluded)
+        num = num_excluded + 1  # and the spare column
+        return columns, torch.from_numpy(same_class), others, torch.from_numpy(num), torch.from_numpy(num_positives)
 
     def scores(self, similarity: Similarity, a: Tensor, r: Tensor, block: Block, rows: slice) -> tuple[Scores, Scores]:
         """Positives gathered, negatives as the whole row."""
@@ -179,12 +198,12 @@ class LabelColumns(Columns):
 
     def sets(self, value: Tensor, block: Block, rows: slice, *, in_place: bool = False, outside: float = HARMLESS) -> tuple[Scores, Scores]:
         """`(s_n, s_p)` of the scores `value` `[b, n + 1]`, whose last column is the spare one; cells of no set hold `outside`."""
-        positive, same_class, excluded, num_excluded = self.tables(rows)
+        positive, same_class, excluded, num_excluded, num_positives = self.tables(rows)
         near = value.gather(1, positive)
         near = torch.where(same_class, near, outside)
         value = value.scatter_(1, excluded, outside) if in_place else value.scatter(1, excluded, outside)
         s_n = Scores(value, excluded=excluded, num_excluded=num_excluded, block=block, harmless=True)
-        return s_n, Scores(near, same_class, columns=positive, block=block, harmless=True)
+        return s_n, Scores(near, same_class, num=num_positives, columns=positive, block=block, harmless=True)
 
 
 def _ids(anchors: Points, references: Points) -> tuple[Tensor, Tensor] | None:
@@ -197,38 +216,37 @@ class _Ranges:
     References that come in order of their keys, as class proxies do, are not sorted.
     """
 
-    order: Tensor | None  # [n] int64
+    order: _Integers | None  # [n + 1], column `n` at the end
 
     def __init__(self, keys: Tensor, references: Tensor) -> None:
-        keys = keys.contiguous()  # `searchsorted` warns of any other, such as every second label of a batch
-        self.keys, self.references, self.order = keys, references, None
-        ordered = references.contiguous()
-        if bool((ordered[1:] < ordered[:-1]).any()):
-            ordered, self.order = references.sort(stable=True)
-        self.start = torch.searchsorted(ordered, keys, side="left")
-        self.length = torch.searchsorted(ordered, keys, side="right") - self.start
+        self.keys: _Integers = keys.numpy()
+        self.references: _Integers = self.keys if keys is references else references.numpy()
+        ordered, self.order = self.references, None
+        if (ordered[1:] < ordered[:-1]).any():
+            order = ordered.argsort(kind="stable")
+            ordered, self.order = ordered[order], np.append(order, len(order))
+        self.start = ordered.searchsorted(self.keys, side="left")
+        self.length = ordered.searchsorted(self.keys, side="right") - self.start
 
-    def table(self, rows: slice, steps: bool = False) -> tuple[Tensor, Tensor]:
+    def table(self, rows: slice, steps: bool = False) -> tuple[_Integers, _Flags]:
         """`[b, p]` columns and which of them are there; with `steps` p is one of few numbers, of which there are four between x and 2 x."""
-        length = self.length[rows].unsqueeze(1)
-        width = 1 + (int(length.amax()) if length.numel() else 0)
+        length = self.length[rows, None]
+        width = 1 + int(length.max(initial=0))
         if steps:
             step = 1 << max(0, (width - 1).bit_length() - 3)
             width = -(-width // step) * step
-        offset = torch.arange(width, device=length.device)
+        offset = np.arange(width)
         there = offset < length
-        place = self.start[rows].unsqueeze(1) + offset
-        n = len(self.references)
-        if self.order is None or not n:
-            return torch.where(there, place, n), there
-        return torch.where(there, self.order[place.clamp(max=n - 1)], n), there
+        place = np.where(there, self.start[rows, None] + offset, len(self.references))
+        return place if self.order is None else self.order[place], there
 
-    def match(self, rows: slice, columns: Tensor) -> Tensor:
+    def match(self, rows: slice, columns: _Integers) -> _Flags:
         """`[b, p]` bool: whether the references in `columns` have the key of their anchor, which column `n` has not."""
         n = len(self.references)
         if not n:
-            return torch.zeros_like(columns, dtype=torch.bool)
-        return (self.references[columns.clamp(max=n - 1)] == self.keys[rows].unsqueeze(1)) & (columns < n)
+            return np.zeros(columns.shape, dtype=bool)
+        same: _Flags = (self.references[np.minimum(columns, n - 1)] == self.keys[rows, None]) & (columns < n)
+        return same
 
 
 class DrawnColumns(Columns):

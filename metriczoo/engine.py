@@ -17,7 +17,8 @@ from torch import Tensor
 from metriczoo._across import Across
 from metriczoo._body import apart, between_references
 from metriczoo._coupled import Coupled
-from metriczoo._execution import memory, settings, tracing
+from metriczoo._execution import keep_freed_memory, memory, settings, tracing
+from metriczoo._halves import Halves
 from metriczoo._stream import THIN, NeedsCells, Stream, prepared
 from metriczoo._tiles import Tiles
 from metriczoo.columns import AcrossColumns, Columns, LabelColumns
@@ -98,12 +99,20 @@ class Problem:
             return every.value.sum(1)
         return self.value(Totals(*(part.sum(0) for part in every))).to(anchors.dtype)
 
+    def _symmetric(self) -> bool:
+        """Whether the gradients of a block of all scores take one matrix product for both of their sides."""
+        similarity = self.loss.similarity
+        product = similarity.is_product or similarity.is_bent or similarity.distance_power is not None
+        return product and isinstance(self.columns, LabelColumns) and self.columns.itself
+
     def tiles(self, anchors: Tensor) -> Iterator[slice]:
         """The blocks of anchors, near-equal in height; of whole classes where anchors are in the order of these, unless some are huge."""
         n, budget = len(anchors), memory(self.budget, anchors.device)
         ours = self.budget is None and settings.memory_budget is None
         if ours and self.loss.compiled:  # which makes no array of the size of the scores but their gradient
             budget *= 2
+        if ours and n * n * anchors.element_size() <= 2 * budget and self._symmetric():
+            return iter([slice(0, n)] if n else [])
         height = self.columns.height(budget, anchors.element_size())
         if ours and isinstance(self.columns, LabelColumns):
             height = max(height, THIN)
@@ -171,11 +180,15 @@ def _blocks(
     parameters: Sequence[Tensor],
     wanted: Sequence[bool],
     weights: Tensor | None = None,
-) -> Tiles | Stream | Coupled | Across:
+) -> Tiles | Stream | Coupled | Across | Halves:
+    if anchors.device.type == "cpu":
+        keep_freed_memory()
     if problem.columns.streamed and references is not None:
         return Stream(problem, anchors, references, parameters, wanted, weights)
     if isinstance(problem.columns, AcrossColumns) and problem.columns.sides is not None and problem.loss.miner is None:
         return Across(problem, anchors, parameters, wanted, weights)
+    if Halves.serve(problem, anchors, references, wanted):
+        return Halves(problem, anchors, parameters, wanted, weights)
     return (Tiles if problem.loss.separable else Coupled)(problem, anchors, references, parameters, wanted, weights)
 
 

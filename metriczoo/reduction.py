@@ -32,15 +32,23 @@ class Totals(NamedTuple):
     pairs: Tensor  # [b, terms] int64
 
 
-def _anchor_terms(loss: Tensor, s_n: Scores, s_p: Scores, needs_positives: bool, needs_negatives: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """A loss of one number per anchor: which anchors count, and over how many pairs."""
+def _anchor_terms(
+    loss: Tensor, s_n: Scores, s_p: Scores, needs_positives: bool, needs_negatives: bool, reduction: str | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """A loss of one number per anchor: which anchors count, which have a loss, and over how many pairs."""
     negatives, positives = s_n.count(), s_p.count()
-    pairs = negatives + positives
-    either = positives if needs_positives else negatives if needs_negatives else pairs
+    either = positives if needs_positives else negatives if needs_negatives else negatives + positives
     valid = (torch.minimum(positives, negatives) if needs_positives and needs_negatives else either) > 0
-    if not (reads_are_free(valid) and bool(valid.all())):
-        loss, pairs = torch.where(valid, loss, 0.0), torch.where(valid, pairs, 0)
-    return loss, valid.long(), pairs
+    groups, all_valid = valid.long(), reads_are_free(valid) and bool(valid.all())
+    if not all_valid:
+        loss = torch.where(valid, loss, 0.0)
+    active, pairs = groups, groups
+    if reduction in (None, "mean_active"):
+        active = (loss != 0).long()
+    if reduction in (None, "mean_pairs"):
+        pairs = negatives + positives
+        pairs = pairs if all_valid else torch.where(valid, pairs, 0)
+    return loss, groups, active, pairs
 
 
 def totals(
@@ -59,17 +67,28 @@ def stacked(terms: Sequence[Totals]) -> Totals:
 
 
 def totals_apart(
-    result: Tensor | Terms | tuple[Terms, ...], s_n: Scores, s_p: Scores, keep: Tensor, *, needs_positives: bool, needs_negatives: bool
+    result: Tensor | Terms | tuple[Terms, ...],
+    s_n: Scores,
+    s_p: Scores,
+    keep: Tensor,
+    *,
+    needs_positives: bool,
+    needs_negatives: bool,
+    reduction: str | None = None,
 ) -> list[Totals]:
-    """`totals` of each term by itself, `[b]`: what one does not depend on has no gradient from it."""
+    """`totals` of each term by itself, `[b]`: what one does not depend on has no gradient from it.
+
+    Of a known `reduction` the counts that it does not ask for are those of the groups.
+    """
     if isinstance(result, Tensor):
         if result.shape != (s_n.height,):
             raise ValueError(f"Expected `per_anchor` to return a tensor of shape [{s_n.height}], but got {list(result.shape)}.")
-        value, count, pairs = _anchor_terms(result, s_n, s_p, needs_positives, needs_negatives)
-        columns = [(value, count, (value != 0).long(), pairs)]
+        columns = [_anchor_terms(result, s_n, s_p, needs_positives, needs_negatives, reduction)]
     else:
-        terms = (result,) if isinstance(result, Terms) else result
-        columns = [(t.total, t.count.long(), t.active.long(), t.count.long()) for t in terms]
+        columns = []
+        for term in (result,) if isinstance(result, Terms) else result:
+            count = term.count.long()
+            columns.append((term.total, count, term.active.long() if reduction in (None, "mean_active") else count, count))
     every = (Totals(*(_by_anchor(column, len(keep)) for column in term)) for term in columns)
     if reads_are_free(keep) and bool(keep.all()):
         return list(every)
@@ -83,9 +102,15 @@ def _by_anchor(column: Tensor, b: int) -> Tensor:
 
 def added(terms: Sequence[Totals]) -> Totals:
     """`[terms]`: of the totals of each term, `[b]`, the sums over the anchors; values in float64."""
-    value, *counts = zip(*terms, strict=True)
-    sums = [[part.detach().sum(dtype=torch.float64) for part in value], *([part.sum() for part in column] for column in counts)]
-    return Totals(*(column[0].reshape(1) if len(terms) == 1 else torch.stack(column) for column in sums))
+    values = [term.value.detach().sum(dtype=torch.float64) for term in terms]
+    counts = {id(count): count for term in terms for count in term[1:]}  # of which some are the same
+    sums = {key: count.sum().view(1) for key, count in counts.items()}
+    columns = ([sums[id(count)] for count in column] for column in list(zip(*terms, strict=True))[1:])
+    return Totals(_joined([value.view(1) for value in values]), *map(_joined, columns))
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
 
 
 def divisors(reduction: str, sums: Totals) -> Tensor:

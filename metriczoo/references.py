@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -101,10 +102,9 @@ def as_references(given: Any, anchors: Tensor, labels: Tensor, ids: Tensor | Non
 
 
 def _one(entry: Any, anchors: Tensor, labels: Tensor) -> References:
-    if isinstance(entry, Sampler):
-        part = entry.sampled(labels)
-    elif isinstance(entry, Store):
-        part = entry.references()
+    stored = type(entry) not in (tuple, References, SampledReferences) and isinstance(entry, Store)  # to ask a protocol takes long
+    if stored:
+        part = entry.sampled(labels) if isinstance(entry, Sampler) else entry.references()
     elif isinstance(entry, References):
         part = entry
     elif isinstance(entry, tuple) and len(entry) == 2:
@@ -115,8 +115,8 @@ def _one(entry: Any, anchors: Tensor, labels: Tensor) -> References:
             f"but got {describe(entry)}."
         )
     match(part, anchors)
-    if not isinstance(entry, Store) and checking(part.embeddings):  # a store looks at what it is given
-        check_finite("references", part.embeddings)
+    if not stored and checking(part.embeddings) and not math.isfinite(part.embeddings.detach().sum()):  # a store looks at what it is given
+        check_finite("references", part.embeddings)  # a sum may overflow
     return part
 
 

@@ -63,6 +63,7 @@ class Scores:
         mask: `[b, n]` bool, the cells that belong to the set. Default: all.
         excluded: `[b, e]` int64, columns that do not belong to the set, repeats allowed: in place of `mask`.
         num_excluded: `[b]` how many different columns `excluded` lists.
+        num: `[b]` int64, how many cells belong to the set, where that is known. Default: they are counted where it is asked for.
         columns: `[b, n]` int64, which reference each cell scores. Default: cell `j` scores reference `j`.
         block: where the scores come from.
         harmless: whether the cells outside the set are known to hold `HARMLESS`.
@@ -75,7 +76,7 @@ class Scores:
         tensor([6., 0.])
     """
 
-    __slots__ = ("_mask", "_num_excluded", "block", "columns", "excluded", "harmless", "value")
+    __slots__ = ("_mask", "_num", "_num_excluded", "block", "columns", "excluded", "harmless", "value")
 
     def __init__(
         self,
@@ -84,6 +85,7 @@ class Scores:
         *,
         excluded: Tensor | None = None,
         num_excluded: Tensor | None = None,
+        num: Tensor | None = None,
         columns: Tensor | None = None,
         block: Block | None = None,
         harmless: bool = False,
@@ -92,7 +94,7 @@ class Scores:
             raise ValueError(f"Expected `mask` to have the shape of `value`, {list(value.shape)}, but got {list(mask.shape)}.")
         if excluded is not None and (mask is not None or num_excluded is None):
             raise ValueError("Expected `excluded` to come with `num_excluded` and without `mask`.")
-        self.value, self._mask, self.excluded, self._num_excluded = value, mask, excluded, num_excluded
+        self.value, self._mask, self.excluded, self._num_excluded, self._num = value, mask, excluded, num_excluded, num
         self.columns, self.block, self.harmless = columns, block, harmless
 
     def __repr__(self) -> str:
@@ -139,7 +141,9 @@ class Scores:
         return pad(x, (0, self.value.shape[1] - len(x))).expand_as(self.value)
 
     def _with(self, value: Tensor) -> Scores:
-        return Scores(value, self._mask, excluded=self.excluded, num_excluded=self._num_excluded, columns=self.columns, block=self.block)
+        same = Scores(value, self._mask, columns=self.columns, block=self.block)
+        same.excluded, same._num_excluded, same._num = self.excluded, self._num_excluded, self._num
+        return same
 
     def fill(self, outside: float) -> Tensor:
         """`[b, n]`: the values, and `outside` in the cells that do not belong to the set."""
@@ -193,11 +197,14 @@ class Scores:
 
     def count(self) -> Tensor:
         """`[b]` int64: how many cells belong to the set."""
-        if self._num_excluded is not None:
-            return self.value.shape[1] - self._num_excluded
-        if self._mask is not None:
-            return self._mask.sum(1)
-        return torch.full((self.value.shape[0],), self.value.shape[1], dtype=torch.int64, device=self.value.device)
+        if self._num is None:
+            if self._num_excluded is not None:
+                self._num = self.value.shape[1] - self._num_excluded
+            elif self._mask is not None:
+                self._num = self._mask.sum(1)
+            else:
+                self._num = torch.full((self.value.shape[0],), self.value.shape[1], dtype=torch.int64, device=self.value.device)
+        return self._num
 
     def sum(self) -> Tensor:
         """`[b]`: sum; 0 for an empty set."""

@@ -131,7 +131,8 @@ def test_tables_of_a_block_do_not_depend_on_those_before(labels: Tensor, height:
     columns = LabelColumns(points, points)
     for start in range(0, 40, height):
         rows = slice(start, min(40, start + height))
-        positive, there, excluded, num_excluded = columns.tables(rows)
+        positive, there, excluded, num_excluded, num_positives = columns.tables(rows)
+        assert num_positives.equal(there.sum(1))
         for i, cells, own, out in zip(range(start, rows.stop), positive, there, excluded, strict=True):
             same = {j for j in range(40) if labels[j] == labels[i]}
             assert set(cells[own].tolist()) == same - {i}

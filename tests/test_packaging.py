@@ -42,12 +42,53 @@ def test_wheel_holds_every_module_and_the_marker_of_types():
     assert not any(name.parts[0] in ("benchmarks", "docs", "tests") for name in names)
 
 
-def test_import_loads_nothing_heavy_but_torch():
+MODULES = sorted(
+    path.stem if path.is_file() else path.name
+    for path in (ROOT / "metriczoo").iterdir()
+    if not path.name.startswith("_") and (path.suffix == ".py" or (path / "__init__.py").exists())
+)
+
+
+def run(code: str) -> list[str]:
+    """Words that a fresh interpreter prints."""
+    return subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+
+
+def test_import_loads_no_module_that_is_not_asked_for():
+    loaded = run("import sys, metriczoo; print(*(name for name in sys.modules if name.split('.')[0] in ('metriczoo', 'torch', 'numpy')))")
+    assert loaded == ["metriczoo"]
+
+
+def test_no_module_loads_anything_heavy_but_torch():
     heavy = {"PIL", "faiss", "hypothesis", "matplotlib", "pytest", "rich", "scipy", "sklearn"}
-    code = "import sys, torch; before = set(sys.modules); import metriczoo; print(*sorted(set(sys.modules) - before))"
-    loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
-    assert "metriczoo.losses" in loaded
+    light = [name for name in MODULES if name not in ("linear", "testing")]  # estimators of scikit-learn, and tests by Hypothesis
+    code = f"import sys, torch, metriczoo; before = set(sys.modules); [getattr(metriczoo, name) for name in {light}]"
+    loaded = run(f"{code}; print(*sorted(set(sys.modules) - before))")
+    assert {f"metriczoo.{name}" for name in light} <= set(loaded)
     assert heavy.isdisjoint(loaded)
+
+
+def test_every_module_is_an_attribute():
+    code = f"import metriczoo; known = dir(metriczoo); print(*(getattr(metriczoo, n).__name__ for n in {MODULES} if n in known))"
+    assert len(MODULES) > 10
+    assert run(code) == [f"metriczoo.{name}" for name in MODULES]
+
+
+def test_names_of_the_package_are_those_of_their_modules():
+    assert set(metriczoo.__all__) <= set(dir(metriczoo))
+    everything: dict[str, object] = {}
+    exec("from metriczoo import *", everything)
+    assert set(metriczoo.__all__) <= set(everything)
+    assert metriczoo.Scores is metriczoo.scores.Scores
+    assert metriczoo.settings.memory_budget is None
+
+
+def test_unknown_name_of_the_package_is_no_attribute():
+    with pytest.raises(AttributeError, match=r"^module 'metriczoo' has no attribute 'loses'$"):
+        _ = metriczoo.loses
+    assert not hasattr(metriczoo, "__wrapped__")
+    with pytest.raises(ImportError, match="cannot import name 'loses' from 'metriczoo'"):
+        exec("from metriczoo import loses")
 
 
 def test_known_good_versions_are_inside_the_declared_ranges():

@@ -265,6 +265,25 @@ def test_examples_are_right_and_wrong_queries_with_their_nearest(labels, seed, k
     assert neighbours.shape == (len(found), min(k, max(len(kept) - 1, 0)))
 
 
+@given(st.lists(st.tuples(st.integers(-1, 3), st.booleans()), min_size=2, max_size=20), st.integers(1, 4), st.integers(0, 3))
+def test_examples_of_queries_apart_from_their_gallery(kinds, k, seed):
+    labels, asks = (list(part) for part in zip(*kinds, strict=True))
+    points = np.random.default_rng(seed).standard_normal((len(labels), 4))
+    unit = points / np.linalg.norm(points, axis=1, keepdims=True)
+    gallery = [i for i, label in enumerate(labels) if label >= 0 and not asks[i]]
+    possible = [i for i, label in enumerate(labels) if label >= 0 and asks[i] and any(labels[j] == label for j in gallery)]
+    found, neighbours = plots.retrieval_examples(points, labels, num_right=20, num_wrong=20, num_neighbours=k, is_query=asks)
+    assert sorted(found.tolist()) == possible
+    for query, others in zip(found.tolist(), neighbours.tolist(), strict=True):
+        assert others == sorted(gallery, key=lambda j: -unit[query] @ unit[j])[:k]
+
+
+def test_which_points_ask_is_a_flag_for_each():
+    for flags in ([True], [0, 1, 1]):
+        with pytest.raises(ValueError, match="`is_query` to hold 3 booleans"):
+            plots.retrieval_examples(torch.eye(3), [0, 0, 1], is_query=flags)
+
+
 def test_examples_are_of_different_classes_while_there_are_any():
     labels = torch.tensor([0] * 50 + [1] * 2 + [2] * 2)
     queries, _ = plots.retrieval_examples(torch.eye(3)[labels], labels, num_right=4)

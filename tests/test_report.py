@@ -93,10 +93,9 @@ def photograph(position):
     return Image.new("RGB", (60, 40), (5 * position, 0, 0))
 
 
-def write(path, records, runs, images=photograph, labels=LABELS, names=NAMES, **more):
-    write_report(
-        path, results={"dataset": "birds", "records": records, **more}, runs=runs, test_images=images, test_labels=labels, class_names=names
-    )
+def write(path, records, runs, images=photograph, labels=LABELS, names=NAMES, is_query=None, **more):
+    about = {"test_images": images, "test_labels": labels, "class_names": names, "is_query": is_query}
+    write_report(path, results={"dataset": "birds", "records": records, **more}, runs=runs, **about)
     text = path.read_text(encoding="utf-8")
     return text, Page(text).root
 
@@ -240,6 +239,18 @@ def position_of(img):
     assert kind == "data:image/jpeg;base64"
     with Image.open(io.BytesIO(base64.b64decode(data))) as image:
         return round(image.getpixel((20, 20))[0] / 5)
+
+
+def test_queries_are_asked_of_the_gallery(tmp_path):
+    is_query = np.arange(len(LABELS)) % 3 == 0
+    _, root = write(tmp_path / "r.html", [], [view("triplet", noise=1.5)], is_query=is_query)
+    shown = [[position_of(next(figure.find("img"))) for figure in query.find("figure")] for query in root.find("div", class_="query")]
+    assert len(shown) > 5
+    vectors = view("triplet", noise=1.5).embeddings
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    for query, *others in shown:
+        assert is_query[query]
+        assert others == sorted(np.flatnonzero(~is_query), key=lambda row: -unit[query] @ unit[row])[:6]
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "RGBA", "CMYK", "I;16"])

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["Plot", "Section", "sections_of"]
+__all__ = ["Plot", "Section", "plain_tables", "sections_of"]
 
 Record = Mapping[str, Any]
 Line = tuple[Sequence[float], Sequence[Sequence[float]]]  # places, and the values at each
@@ -82,6 +82,11 @@ def sections_of(results: Mapping[str, Any]) -> list[Section]:
             if section.rows:
                 found.append(section)
     return found
+
+
+def plain_tables(results: Mapping[str, Any]) -> list[tuple[str, Sequence[str], Sequence[Sequence[str]], str]]:
+    """Title, headings, rows and note of each table, for the documentation."""
+    return [(section.title, section.headings, section.rows, section.note) for section in sections_of(results)]
 
 
 def _grouped(records: Iterable[Record]) -> dict[str, _Runs]:

@@ -120,7 +120,7 @@ def open_store(suite: str, output: str | None, settings: Mapping[str, Any], *, r
             "suite": suite,
             **here,
             "settings": dict(settings),
-            "imports": None,  # CPU time of `import torch` and of `import metriczoo`
+            "imports": None,  # CPU time of `import torch` and of `import metriczoo.losses`
             "records": [],
             "growth": [],
             "targets": [],

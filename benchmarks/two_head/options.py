@@ -44,8 +44,8 @@ class Defaults:
 
 def two_head_defaults(dataset: str) -> Defaults:
     """What suits the data set called `dataset`."""
-    of_retrieval = defaults_of(dataset)
-    letters = of_retrieval.backbone == "convnet"
+    letters = dataset in ("glyphs", "omniglot")
+    of_retrieval = defaults_of("glyphs" if letters else dataset)
     return Defaults(
         of_retrieval.backbone,
         epochs=10 if letters else 8,

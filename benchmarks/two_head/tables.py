@@ -14,7 +14,7 @@ from rich.table import Table
 
 from benchmarks.two_head.objective import SYSTEMS, title_of
 
-__all__ = ["NOTE", "Row", "cost_lines", "html_tables", "rich_tables", "rows_of"]
+__all__ = ["NOTE", "Row", "cost_lines", "html_tables", "plain_tables", "rich_tables", "rows_of"]
 
 BASELINES = ("untrained", "raw")
 Key = tuple[str, ...]  # of a number in a record
@@ -110,6 +110,24 @@ def rich_tables(records: Sequence[Mapping[str, Any]]) -> list[Table]:
             time = "" if math.isnan(seconds) else f"{seconds:.0f} s"
             table.add_row(title_of(row.name), *(_cell(row, key) for key in keys), time, end_section=last)
         tables.append(table)
+    return tables
+
+
+def plain_tables(results: Mapping[str, Any]) -> list[tuple[str, list[str], list[list[str]], str]]:
+    """Title, headings, rows and note of a table per distribution, and of what the second head costs, for the documentation."""
+    tables = []
+    for distribution, rows in rows_of(results["records"]).items():
+        keys = [key for key in _COLUMNS if any(not math.isnan(row.mean[key]) for row in rows)]
+        headings = ["", *(_COLUMNS[key][0] for key in keys), "Seeds"]
+        body = [[title_of(row.name), *(_cell(row, key) for key in keys), str(row.seeds)] for row in rows]
+        tables.append((_heading(distribution, results["records"]), headings, body, NOTE))
+    plain = results["cost"]["softmax"]
+    costs = [
+        [title_of(name), f"{cost['milliseconds']:.1f}", f"{100 * cost['share']:.1f}", f"{cost['parameters'] - plain['parameters']:,}"]
+        for name, cost in results["cost"].items()
+    ]
+    note = "Of a training step of the whole backbone; percent are the share of the second head and its loss."
+    tables.append(("Cost", ["", "Milliseconds", "Percent", "Further parameters"], costs, note))
     return tables
 
 

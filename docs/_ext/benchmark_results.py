@@ -46,7 +46,7 @@ class BenchmarkResults(SphinxDirective):
 
     def _targets(self, kept: Mapping[str, Any]) -> list[nodes.Node]:
         outcomes = [outcome for results in kept.values() for outcome in results["targets"]]
-        return [nodes.paragraph("", verdict(outcomes)), _table(TARGET_HEADINGS, target_rows(outcomes))]
+        return [nodes.paragraph("", verdict(outcomes)), table(TARGET_HEADINGS, target_rows(outcomes))]
 
     def _families(self, kept: Mapping[str, Any]) -> list[nodes.Node]:
         return [self._family(name, kept) for name in FAMILIES if any(_has(results, name) for results in kept.values())]
@@ -63,7 +63,7 @@ class BenchmarkResults(SphinxDirective):
                 if path.exists():
                     text = f"{title}: {what.lower()} by size, {suite} suite"
                     section += nodes.image("", uri=self._uri(path), alt=text, candidates={"*": ""})
-            section += _table(headings(family, suite), rows(family, results))
+            section += table(headings(family, suite), rows(family, results))
         return section
 
     def _uri(self, path: Path) -> str:
@@ -75,7 +75,7 @@ def _has(results: Mapping[str, Any], family: str) -> bool:
     return any(record["family"] == family for record in results["records"])
 
 
-def _table(titles: Sequence[str], body: Iterable[Sequence[str]]) -> nodes.container:
+def table(titles: Sequence[str], body: Iterable[Sequence[str]]) -> nodes.container:
     """A table that may be wider than the page."""
     group = nodes.tgroup("", *(nodes.colspec("", colwidth=1) for _ in titles), cols=len(titles))
     group += nodes.thead("", _row(titles))

@@ -107,6 +107,10 @@ class Anchors:
             value, outside = stepped(steps, scores, outside, chunk)
             yield chunk.start, owned(value, scores).scatter_(1, outside, empty)
 
+    def group(self, size: int) -> None:
+        """From now on let no chunk cut groups of `size` adjacent references."""
+        self.chunks.group(size)
+
     def narrow(self, cells: Tensor, there: Tensor) -> Scores:
         """Scores to a few references of each anchor."""
         chunks = self.chunks

@@ -64,7 +64,7 @@ class StreamedScores(Scores):
         """One value for each `size` adjacent references."""
         if self._grouped:
             raise NeedsCells
-        self._anchors.chunks.group(size)
+        self._anchors.group(size)
         return self._then(Groups(size, fold))
 
     def where(self, keep: Tensor) -> Scores:

@@ -74,7 +74,7 @@ class Stream:
     def _sets(self, rows: slice) -> tuple[Anchors, Scores, Callable[[], Scores]]:
         columns = self.problem.columns
         assert isinstance(columns, LabelColumns)
-        positive, same_class, excluded, num_excluded = columns.tables(rows)
+        positive, same_class, excluded, num_excluded, _ = columns.tables(rows)
 
         def between(i: Tensor, j: Tensor | None) -> Tensor:
             raise NeedsCells

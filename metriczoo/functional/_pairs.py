@@ -55,6 +55,7 @@ _FEW = 48  # positives up to which a loop over them is faster than sorting them
 _FUSED = 16  # positives up to which a compiled program has a term for each in one loop over negatives
 _REACH = 30.0  # distance of a negative from a threshold up to which exponentials are far from over- and underflow
 _LOG_RANGE = 80.0  # logarithm of a number that is far from overflow
+_PART = 2**16  # elements of an array that stays in cache
 _WIDE = 2**22  # elements of an array (anchors x positives x negatives) that a traced program may hold at once
 
 
@@ -65,66 +66,87 @@ def pair_sum(s_n: Scores, s_p: Scores, margin: float | Tensor, penalty: Penalty)
     """
     if reads_are_free(s_p.value):
         s_p = narrow_set(s_p)
-    violation = s_n.fill(-math.inf)
     thresholds = torch.where(s_p.mask, s_p.value - margin, math.inf)
-    count = s_n.count() * s_p.count()
-    if tracing(violation) and thresholds.shape[1] <= _FUSED:
-        total, active = _fused_sum(violation, thresholds, penalty)
-    elif penalty.power is not None and (tracing(violation) or thresholds.shape[1] > _FEW):
-        total, active = _sorted_sum(violation, thresholds, penalty.power)
-    elif tracing(violation):
-        total, active = broadcast_sum(violation, thresholds, penalty)
-    else:
+    count, traced = s_n.count() * s_p.count(), tracing(s_n.value)
+    if not traced and (penalty.power is None or thresholds.shape[1] <= _FEW):
         reach = _reach(s_n, thresholds) if penalty.power is None else None
-        total, active = _PairSum.apply(s_n.value, violation.detach(), thresholds, penalty, count, reach)[:2]  # type: ignore[no-untyped-call]
+        total, active = _PairSum.apply(s_n.value, thresholds, s_n, penalty, reach)  # type: ignore[no-untyped-call]
+        return Terms(total, count, count if reach is not None else active)
+    violation = s_n.fill(-math.inf)
+    if traced and thresholds.shape[1] <= _FUSED:
+        total, active = _fused_sum(violation, thresholds, penalty)
+    elif penalty.power is not None:
+        total, active = _sorted_sum(violation, thresholds, penalty.power)
+    else:
+        total, active = broadcast_sum(violation, thresholds, penalty)
     return Terms(total, count, active)
 
 
 class _PairSum(torch.autograd.Function):
-    """A loop over positives. Forward accumulates the derivative, so that no array per positive is kept for backward.
+    """A loop over positives, for so few anchors at a time that they stay in cache. Forward leaves the derivatives.
 
-    `violation` is `value`, and -inf outside of the set, where there is no slope either: so the gradient of `value` needs no mask.
+    Violations are -inf outside of the set, where there is no slope either: so the gradient of `value` needs no mask.
+
+    Not in the form with `setup_context`, whose overhead is that of a dozen operations: it is never transformed.
     """
 
     @staticmethod
     def forward(
-        value: Tensor, violation: Tensor, thresholds: Tensor, penalty: Penalty, count: Tensor, reach: tuple[float, float] | None
-    ) -> tuple[Tensor, ...]:
-        if reach is not None:
-            total, *slopes = _factored_sum(violation, thresholds, *reach)
-            return total, count.clone(), *slopes
-        total = violation.new_zeros(violation.shape[0])
-        active = torch.zeros(violation.shape[0], dtype=torch.int64, device=violation.device)
-        slope_n, slopes_p = torch.zeros_like(violation), torch.zeros_like(thresholds)
-        t = slope_n
-        for k in range(thresholds.shape[1]):
-            t = slope_n if k == 0 else torch.empty_like(violation) if k == 1 else t
-            torch.sub(violation, thresholds[:, k : k + 1], out=t)
-            total += penalty.sum_(t)
-            if k:
-                slope_n += t
-            slopes_p[:, k] = t.sum(1)
-            active += slopes_p[:, k].long() if penalty.power == 1 else t.sign().sum(1).long()
-        return total, active, slope_n, slopes_p
+        ctx: Any, value: Tensor, thresholds: Tensor, s_n: Scores, penalty: Penalty, reach: tuple[float, float] | None
+    ) -> tuple[Tensor, Tensor]:
+        ctx.s_n, ctx.penalty, ctx.reach = s_n, penalty, reach
+        ctx.save_for_backward(value, thresholds)
+        ctx.set_materialize_grads(False)
+        total, active, *slopes = _sums(s_n, thresholds, penalty, reach)
+        ctx.slopes = slopes if any(ctx.needs_input_grad) else None
+        ctx.mark_non_differentiable(active)
+        return total, active
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        value, violation, thresholds, ctx.penalty, *_ = inputs
-        ctx.mark_non_differentiable(*output[1:])
-        ctx.set_materialize_grads(False)  # zeros for the output that is as large as the block
-        ctx.save_for_backward(value, violation, thresholds, *output[2:])
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor | None, *_: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
         if grad is None:
-            return (None,) * 6
-        value, violation, thresholds, slope_n, slopes_p = ctx.saved_tensors
-        factor = grad.unsqueeze(1)
+            return (None,) * 5
+        value, thresholds = ctx.saved_tensors
         if torch.is_grad_enabled() and ctx.penalty.power != 1:  # the slopes of a hinge are constants, others have a derivative of their own
-            total = broadcast_sum(torch.where(violation.isfinite(), value, violation), thresholds, ctx.penalty)[0]
+            total = broadcast_sum(ctx.s_n.fill(-math.inf), thresholds, ctx.penalty)[0]
             g_n, g_p = gradients(total, (value, thresholds), grad)
-            return g_n, None, g_p, None, None, None
-        return slope_n * factor, None, -slopes_p * factor, None, None, None
+            return g_n, g_p, None, None, None
+        (slope_n, slopes_p), ctx.slopes = ctx.slopes or _sums(ctx.s_n, thresholds, ctx.penalty, ctx.reach)[2:], None
+        factor = grad.unsqueeze(1)
+        return slope_n.mul_(factor) if not torch.is_grad_enabled() else slope_n * factor, -slopes_p * factor, None, None, None
+
+
+@torch.no_grad()
+def _sums(s_n: Scores, thresholds: Tensor, penalty: Penalty, reach: tuple[float, float] | None) -> tuple[Tensor, ...]:
+    """Of each anchor the sum and how many are not 0, `[b]`, and how the sum depends on each negative and less each threshold."""
+    violation = s_n.fill(-math.inf)
+    violation = violation.clone() if violation is s_n.value else violation
+    step = max(1, _PART // max(1, violation.shape[1]))
+    total, slopes_p = violation.new_zeros(len(violation)), torch.zeros_like(thresholds)
+    active = torch.zeros_like(total, dtype=torch.int64)
+    for start in range(0, len(violation), step):
+        part = slice(start, start + step)
+        into = violation[part], thresholds[part], total[part], slopes_p[part]
+        if reach is None:
+            _loop_sum(*into, active[part], penalty)
+        else:
+            _factored_sum(*into, *reach)
+    return total, active, violation, slopes_p
+
+
+def _loop_sum(violation: Tensor, thresholds: Tensor, total: Tensor, slopes_p: Tensor, active: Tensor, penalty: Penalty) -> None:
+    """Leaves the slopes in place of the violations."""
+    num = thresholds.shape[1]
+    slope, t = (torch.zeros_like(violation) if num != 1 else violation), torch.empty_like(violation)
+    for k in range(num):
+        torch.sub(violation, thresholds[:, k : k + 1], out=t if k else slope)
+        this = t if k else slope
+        total += penalty.sum_(this)
+        slopes_p[:, k] = this.sum(1)
+        active += slopes_p[:, k].long() if penalty.power == 1 else this.sign().sum(1).long()
+        if k:
+            slope += t
+    violation.copy_(slope)
 
 
 def gradients(total: Tensor, inputs: Sequence[Tensor], grad: Tensor) -> list[Tensor | None]:
@@ -146,14 +168,14 @@ def _reach(s_n: Scores, thresholds: Tensor) -> tuple[float, float] | None:
     return (highest, reach) if 0 <= reach < _REACH else None
 
 
-def _factored_sum(violation: Tensor, thresholds: Tensor, highest: float, reach: float) -> tuple[Tensor, ...]:
+def _factored_sum(violation: Tensor, thresholds: Tensor, total: Tensor, slopes_p: Tensor, highest: float, reach: float) -> None:
     """Of the soft penalty: an exponential for each negative and each positive, rather than for each pair, and few logarithms.
 
     `e^(v - t)` is a product, and a sum of logarithms that of a product: `prod (1 + x) = 1 + q`. All of it is in reach, so that nothing
-    over- or underflows, and every pair has a loss other than 0.
+    over- or underflows, and every pair has a loss other than 0. Leaves the slopes in place of the violations.
     """
-    total, slope_n, slopes_p = violation.new_zeros(violation.shape[0]), torch.zeros_like(violation), torch.zeros_like(thresholds)
     far, near = (violation - highest).exp_(), (highest - thresholds).exp_()
+    slope_n = violation.zero_()
     x, one_more, q = torch.empty_like(far), torch.empty_like(far), torch.zeros_like(far)
     step = max(1, int(_LOG_RANGE / (reach + math.log(2))))  # of so many factors the product does not overflow
     for k in range(thresholds.shape[1]):
@@ -165,7 +187,6 @@ def _factored_sum(violation: Tensor, thresholds: Tensor, highest: float, reach: 
         if (k + 1) % step == 0 or k + 1 == thresholds.shape[1]:
             total += q.log1p_().sum(1)
             q.zero_()
-    return total, slope_n, slopes_p
 
 
 def _fused_sum(violation: Tensor, thresholds: Tensor, penalty: Penalty) -> tuple[Tensor, Tensor]:

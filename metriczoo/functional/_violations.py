@@ -28,9 +28,16 @@ def hinge_terms(violations: Scores, *, power: int = 1, weight: float | Tensor = 
         if of_violating:
             violations = violations.where(violations.value >= 0)
         return pair_terms(violations.map(lambda v: v.relu() ** power), weight=weight)
+    balance = _balance(violations) if of_violating else None
     total, active = _HingeSum.apply(violations.value, violations, power)  # type: ignore[no-untyped-call]
-    count = violations.fill_(violations.value >= 0, False).sum(1) if of_violating else violations.count()
-    return Terms(weight * total, count, active)
+    count = violations.count()
+    return Terms(weight * total, count if balance is None else count - (active - balance).long(), active)
+
+
+@torch.no_grad()
+def _balance(scores: Scores) -> Tensor:
+    """`[b]`: how many more values are above 0 than below: comparisons and masks take several times the time of signs."""
+    return scores.fill_(scores.value.sign(), 0.0).sum(1)
 
 
 class _HingeSum(torch.autograd.Function):

@@ -29,7 +29,7 @@ def norms_of_positives(call: Call) -> Tensor:
     columns = call.columns
     if not isinstance(columns, LabelColumns) or not len(call.points):
         return norm(call.compared)
-    cells, there, _, _ = columns.tables(slice(0, len(call.prepared)))
+    cells, there, *_ = columns.tables(slice(0, len(call.prepared)))
     own = cells[there].unique()  # so that the others, which may be a million, cost nothing
     return call.prepared.new_zeros(len(call.points)).index_copy(0, own, norm(call.rows(own)))
 
@@ -105,7 +105,7 @@ def _positives(similarity: Similarity, call: Call, rows: slice) -> Scores:
     """`s_p` of some anchors; where there are few positives, no other score is computed."""
     a, n, columns = call.prepared[rows], len(call.points), call.columns
     if isinstance(columns, LabelColumns) and n:
-        cells, there, _, _ = columns.tables(rows)
+        cells, there, *_ = columns.tables(rows)
         if cells.shape[1] * call.points.shape[1] <= n:
             return Scores(similarity.score(a.unsqueeze(1), call.rows(cells.clamp(max=n - 1))).squeeze(1), there)
     r = call.compared

@@ -92,6 +92,7 @@ class Loss(nn.Module):
     proxies: Proxies | None
 
     needs_cells = False  # whether it was seen to look at cells of scores, so that streaming references is not tried again
+    needs_tiles = False  # whether it was seen to take more of its negatives than `_halves` has, so that they are not tried again
     compares_positives: bool = False  # whether `per_anchor` looks at the similarities of positives to negatives
     separable: bool = True  # whether the loss is a sum over anchors; if not, the sets of ignored anchors are empty
     needs_positives: ClassVar[bool] = True  # whether an anchor without positives is left out of the mean, with loss 0

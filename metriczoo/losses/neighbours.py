@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -161,9 +162,9 @@ class InstanceLoss(Loss):
 def _merge(x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Means by label in place of the first point of each, and labels -1 for the others."""
     n = len(labels)
-    ordered, order = labels.sort(stable=True)
-    if reads_are_free(labels) and bool((ordered[1:] != ordered[:-1]).all()):  # nothing to merge
+    if reads_are_free(labels) and len(np.unique(labels.numpy())) == n:  # nothing to merge
         return x, labels
+    ordered, order = labels.sort(stable=True)
     places = torch.arange(n, device=labels.device)
     starts = torch.cat([ordered.new_ones(min(n, 1), dtype=torch.bool), ordered[1:] != ordered[:-1]])
     first = torch.where(starts, places, 0).cummax(0).values if n else places

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from metriczoo._checks import check_count, check_number
+from metriczoo._execution import reads_are_free
 from metriczoo.miners._cells import draw
 from metriczoo.miners._draws import uniform
 from metriczoo.miners.base import Miner
@@ -74,6 +75,7 @@ class DistanceWeightedMiner(Miner):
         self.nonzero_loss_cutoff = check_number("nonzero_loss_cutoff", nonzero_loss_cutoff, low=0, high=2, open_low=True)
         self.embedding_dim = None if embedding_dim is None else check_count("embedding_dim", embedding_dim, low=2)
 
+    @torch.no_grad()
     def log_weights(self, s_n: Scores) -> Tensor:
         """`[b, n]`: logarithm of the weight of each negative, up to a constant per anchor; -inf for those that are never drawn."""
         block = s_n.block
@@ -81,17 +83,22 @@ class DistanceWeightedMiner(Miner):
         if n is None:
             raise ValueError("Expected `embedding_dim` for scores that come from no embeddings, but got None.")
         distance = block.distance if block is not None else Cosine().distance
-        parts = s_n.value.split(max(1, _PART // max(1, s_n.value.shape[1])))
-        weights = torch.cat([self._log_weight(distance(part), max(n, 2)) for part in parts])
+        value = s_n.value.detach()
+        weights = torch.empty_like(value)
+        step = max(1, _PART // max(1, value.shape[1]))
+        for part, into in zip(value.split(step), weights.split(step), strict=True):
+            self._log_weight(distance(part), max(n, 2), into)
         none = _leave_out(weights, s_n).amax(1, keepdim=True) == -math.inf
+        if reads_are_free(none) and not bool(none.any()):
+            return weights
         return _leave_out(weights.clamp_(min=torch.where(none, 0.0, -math.inf)), s_n)
 
-    def _log_weight(self, d: Tensor, n: int) -> Tensor:
+    def _log_weight(self, d: Tensor, n: int, out: Tensor) -> None:
         """Of distances; -inf beyond the cutoff, by arithmetic, since a mask takes several times the time."""
         beyond = torch.threshold(self.nonzero_loss_cutoff - d, 0.0, -math.inf).clamp_(max=0.0)
         d = d.clamp(self.cutoff, 2 - 1e-6)
         log_density = d.square().div_(-4).log1p_().mul_((n - 3) / 2).add_(d.sub_(1).log1p_(), alpha=n - 2)
-        return beyond.sub_(log_density)
+        torch.sub(beyond, log_density, out=out)
 
     def select(self, s_n: Scores, s_p: Scores) -> tuple[Scores, Scores]:
         """One negative per pair."""

@@ -35,11 +35,12 @@ def retrieval_examples(
     num_neighbours: int = 8,
     similarity: str | Scoring = "cosine",
     seed: int = 0,
+    is_query: Tensor | NDArray[Any] | Sequence[bool] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """A few queries whose nearest neighbour has their label, and a few whose has not, with the neighbours of each.
 
-    Queries are tried in random order and are of different classes as far as possible. Every other point is in the gallery. A point
-    without another one of its class is no query.
+    Queries are tried in random order and are of different classes as far as possible. Every other point is in the gallery, unless
+    `is_query` tells both apart. A point whose class is not in its gallery is no query.
 
     Args:
         embeddings: `[n, d]`, floating point, finite.
@@ -49,6 +50,7 @@ def retrieval_examples(
         num_neighbours: k, at least 1; fewer where there are fewer points.
         similarity: "cosine", "inner_product", "euclidean" (negated), or a `Similarity`.
         seed: of the order.
+        is_query: `[n]`, which points may be queries; the others are the gallery. Default: each point is both.
 
     Returns:
         Positions of the queries `[q]`, those that are right first, and of their neighbours `[q, k]`, nearest first. Fewer queries, or
@@ -72,10 +74,10 @@ def retrieval_examples(
     wanted = [check_count("num_wrong", num_wrong, low=0), check_count("num_right", num_right, low=0)]
     k, scoring = check_count("num_neighbours", num_neighbours), as_similarity(similarity)
     gallery = (known >= 0).nonzero().squeeze(1)
-    known = known[gallery]
-    neighbours = _Neighbours(scoring, points[gallery], min(k, max(len(gallery) - 1, 0)))
+    known, asks = known[gallery], None if is_query is None else _flags(is_query, points)[gallery]
+    neighbours = _Neighbours(scoring, points[gallery], k, asks)
     found: list[list[tuple[int, list[int]]]] = [[], []]  # wrong, right
-    candidates = _candidates(known, check_count("seed", seed, low=0))
+    candidates = _candidates(known, check_count("seed", seed, low=0), asks)
     for start in range(0, len(candidates), _CHUNK):
         rows = candidates[start : start + _CHUNK]
         nearest = neighbours.of(rows)
@@ -89,11 +91,19 @@ def retrieval_examples(
     return gallery[queries], gallery[columns.reshape(len(chosen), neighbours.k)]
 
 
-class _Neighbours:
-    """The `k` nearest other points of each point."""
+def _flags(is_query: Any, points: Tensor) -> Tensor:
+    flags = torch.as_tensor(is_query, device=points.device)
+    if flags.dtype != torch.bool or flags.shape != points.shape[:1]:
+        raise ValueError(f"Expected `is_query` to hold {len(points)} booleans, one per row of `embeddings`, but got {describe(is_query)}.")
+    return flags
 
-    def __init__(self, scoring: Scoring, points: Tensor, k: int) -> None:
-        self.scoring, self.k = scoring, k
+
+class _Neighbours:
+    """The `k` nearest other points of each point, or those of the others that do not ask, if any do; fewer where there are fewer."""
+
+    def __init__(self, scoring: Scoring, points: Tensor, k: int, asks: Tensor | None) -> None:
+        self.scoring, self.asks = scoring, asks
+        self.k = min(k, max(len(points) - 1, 0) if asks is None else int((~asks).sum()))
         with torch.no_grad():
             self.prepared = scoring.prepare(points)
 
@@ -102,14 +112,19 @@ class _Neighbours:
         """`[b, k]`, nearest first."""
         scores = self.scoring.score(self.prepared[rows], self.prepared)
         scores.scatter_(1, rows.unsqueeze(1), -torch.inf)
+        if self.asks is not None:
+            scores.masked_fill_(self.asks, -torch.inf)
         return scores.topk(self.k, dim=1).indices
 
 
-def _candidates(labels: Tensor, seed: int) -> Tensor:
-    """Points that share their label with another one, in random order, so many as may be tried."""
+def _candidates(labels: Tensor, seed: int, asks: Tensor | None) -> Tensor:
+    """Points that share their label with another one, or with one of the gallery, in random order, so many as may be tried."""
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed)).to(labels.device)
-    _, of_class, size = labels.unique(return_inverse=True, return_counts=True)
-    order = order[size[of_class[order]] > 1]
+    if asks is None:
+        _, of_class, size = labels.unique(return_inverse=True, return_counts=True)
+        order = order[size[of_class[order]] > 1]
+    else:
+        order = order[(asks & torch.isin(labels, labels[~asks]))[order]]
     return order[: max(_CHUNK, _MAX_SCORES // max(len(labels), 1))]
 
 

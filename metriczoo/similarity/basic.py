@@ -100,11 +100,11 @@ class _Unit(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        largest = torch.maximum(x.amax(-1, keepdim=True), -x.amin(-1, keepdim=True))
+        largest = x.abs().amax(-1, keepdim=True)
         short = largest < 1e-12
         largest = torch.where(short, 1.0, largest)
         y = x / largest
-        factor = torch.where(short, 0.0, 1 / torch.linalg.vector_norm(y, dim=-1, keepdim=True))
+        factor = torch.where(short, 0.0, torch.linalg.vector_norm(y, dim=-1, keepdim=True).reciprocal_())
         y.mul_(factor)
         ctx.save_for_backward(x, y, factor / largest)
         return y

@@ -1,0 +1,259 @@
+"""What all runs of the comparison add up to, for `results.json` and for the terminal."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from torch import Tensor
+
+from benchmarks._report_numbers import BASELINES, heading
+from benchmarks.comparison import comparisons
+from benchmarks.evaluation import MAIN_METRICS
+from benchmarks.leaderboard.peers import PEER
+from metriczoo.metrics._intervals import bootstrap_interval, holm
+
+__all__ = ["against_the_first", "confusions", "peer_verdicts", "plain_tables", "rich_table", "summary", "tied"]
+
+_RESAMPLES = 2000
+_LEVEL = 0.05
+_NARROW = {"Loss": 15, "R@1": 4, "95 %": 9, "MAP@R": 5, "NMI": 4, "AMI": 4, "CPU": 4, "MiB": 4, "Peer": 6}  # columns of a narrow terminal
+_PAIRS = 5  # of classes, by loss
+_OVERALL = ("nmi", "ami")  # metrics of a whole clustering: no query has one
+
+PerQuery = Mapping[str, Tensor]
+
+
+def summary(
+    records: Iterable[Mapping[str, Any]], per_query: Mapping[str, Sequence[PerQuery]], labels: NDArray[Any]
+) -> list[dict[str, Any]]:
+    """A line for each loss, by Recall@1, best first, then one for each baseline.
+
+    Args:
+        records: of all runs.
+        per_query: for each loss what each query got, by seed.
+        labels: of the queries.
+
+    Returns:
+        For JSON, for each metric its mean over seeds, their standard deviation, its 95 % interval by the spread of seeds (Student's t), and
+        that by a bootstrap of test classes, of the mean of seeds; and what training cost.
+    """
+    by_loss: dict[str, list[Mapping[str, Any]]] = {}
+    for record in records:
+        by_loss.setdefault(record["loss"], []).append(record)
+    lines = [_line(name, of_loss, per_query.get(name, ()), labels) for name, of_loss in by_loss.items()]
+    return sorted(lines, key=_place)
+
+
+def _line(name: str, records: Sequence[Mapping[str, Any]], per_query: Sequence[PerQuery], labels: NDArray[Any]) -> dict[str, Any]:
+    metrics = {metric: _over_seeds([record[metric] for record in records]) for metric in (*MAIN_METRICS, *_OVERALL)}
+    for metric in MAIN_METRICS if per_query else ():
+        values = torch.stack([run[metric].double() for run in per_query]).mean(0)
+        found = bootstrap_interval(values, groups=labels, resamples=_RESAMPLES)
+        metrics[metric]["of_classes"] = [_known(found["low"]), _known(found["high"])]
+    costs = {key: [record[key] for record in records if record.get(key) is not None] for key in ("seconds", "cpu_seconds", "peak_memory")}
+    return {
+        "loss": name,
+        "seeds": len(records),
+        **metrics,
+        **{key: statistics.fmean(costs[key]) if costs[key] else None for key in ("seconds", "cpu_seconds")},
+        "peak_memory": max(costs["peak_memory"], default=None),
+    }
+
+
+def _over_seeds(values: Sequence[float | None]) -> dict[str, Any]:
+    from scipy.stats import t
+
+    known = [value for value in values if value is not None]
+    result: dict[str, Any] = {"mean": statistics.fmean(known) if known else None, "deviation": None, "of_seeds": None}
+    if len(known) > 1:
+        deviation = statistics.stdev(known)
+        half = float(t.ppf(0.975, len(known) - 1)) * deviation / math.sqrt(len(known))
+        result |= {"deviation": deviation, "of_seeds": [result["mean"] - half, result["mean"] + half]}
+    return result
+
+
+def _known(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _place(line: Mapping[str, Any]) -> tuple[int, float, str]:
+    recall = line["recall@1"]["mean"]
+    of_baselines = BASELINES.index(line["loss"]) + 1 if line["loss"] in BASELINES else 0
+    return of_baselines, math.inf if recall is None else -recall, line["loss"]
+
+
+def against_the_first(
+    lines: Sequence[Mapping[str, Any]], per_query: Mapping[str, Sequence[PerQuery]], labels: NDArray[Any]
+) -> list[dict[str, Any]]:
+    """The first loss against each other loss, on the same queries, as `benchmarks.comparison`, corrected for their number (Holm)."""
+    names = [line["loss"] for line in lines if line["loss"] not in BASELINES and per_query.get(line["loss"])]
+    found: list[dict[str, Any]] = []
+    for name in names[1:]:
+        found += comparisons({names[0]: per_query[names[0]], name: per_query[name]}, labels)
+    for metric in MAIN_METRICS:
+        of_metric = [test for test in found if test["metric"] == metric]
+        for test, p in zip(of_metric, holm([math.nan if t["p_value"] is None else t["p_value"] for t in of_metric]), strict=True):
+            test["p_holm"] = _known(p)
+    return found
+
+
+def peer_verdicts(records: Iterable[Mapping[str, Any]], losses: Iterable[str]) -> list[dict[str, Any]]:
+    """For each loss with a peer and each metric, whether both reach the same, paired by seed.
+
+    They agree if the mean over seeds of the difference is no more than the spread: the larger standard deviation over seeds of the two, or
+    of a single seed half of its 95 % interval by a bootstrap of test classes.
+    """
+    by_run = {(record["loss"], record["seed"]): record for record in records}
+    verdicts = []
+    for loss in losses:
+        seeds = sorted(seed for name, seed in by_run if name == loss and (f"{loss} ({PEER})", seed) in by_run)
+        for metric in (*MAIN_METRICS, "nmi") if seeds else ():
+            sides = [[by_run[name, seed][metric] for seed in seeds] for name in (loss, f"{loss} ({PEER})")]
+            if any(value is None for side in sides for value in side):
+                continue
+            differences = [ours - theirs for ours, theirs in zip(*sides, strict=True)]
+            spread: float | None = None
+            if len(seeds) > 1:
+                spread = max(statistics.stdev(side) for side in sides)
+            elif metric in MAIN_METRICS:
+                low, high = by_run[loss, seeds[0]]["intervals"][metric]
+                spread = None if low is None or high is None else (high - low) / 2
+            mean = statistics.fmean(differences)
+            verdicts.append(
+                {
+                    "loss": loss,
+                    "metric": metric,
+                    "ours": statistics.fmean(sides[0]),
+                    "theirs": statistics.fmean(sides[1]),
+                    "differences": differences,
+                    "difference": mean,
+                    "spread": spread,
+                    "agrees": None if spread is None else abs(mean) <= spread,
+                }
+            )
+    return verdicts
+
+
+def confusions(
+    nearest: Iterable[Tensor], labels: NDArray[Any], query_labels: NDArray[Any], names: Sequence[str], most: int = _PAIRS
+) -> list[dict[str, Any]]:
+    """The pairs of classes that are mistaken for one another most, worst first.
+
+    Args:
+        nearest: for each run the position of what is nearest to each query, `[q]`; -1 for one that has no answer.
+        labels: of all positions.
+        query_labels: `[q]`.
+        names: of the classes.
+        most: pairs, at most.
+
+    Returns:
+        For JSON: "classes", two names; "mistakes", queries of either whose nearest is of the other; "queries", of both.
+    """
+    mistakes: Counter[tuple[int, int]] = Counter()
+    runs = 0
+    for positions in nearest:
+        found = labels[positions.numpy()]
+        wrong = (found != query_labels) & (positions.numpy() >= 0)
+        pairs = np.sort(np.stack([query_labels[wrong], found[wrong]], axis=1), axis=1)
+        mistakes.update(map(tuple, pairs.tolist()))
+        runs += 1
+    sizes = Counter(query_labels.tolist())
+    worst = sorted(mistakes.items(), key=lambda item: (-item[1], item[0]))[:most]
+    return [{"classes": [names[a], names[b]], "mistakes": count, "queries": runs * (sizes[a] + sizes[b])} for (a, b), count in worst]
+
+
+def _cell(metric: Mapping[str, Any]) -> str:
+    """A metric as mean and deviation, in percent."""
+    deviation = metric["deviation"]
+    return _percent(metric["mean"]) + ("" if deviation is None else f" ±{_percent(deviation)}")
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f}"
+
+
+def rich_table(results: Mapping[str, Any]) -> Table:
+    """The table of the terminal."""
+    headings, rows = _ranking(results)
+    result = Table(caption=_note(results), caption_justify="left", box=SIMPLE_HEAD, padding=(0, 0, 0, 1))
+    for name in headings:
+        result.add_column(name, justify="left" if name == "Loss" else "right", overflow="fold", min_width=_NARROW.get(name))
+    first_baseline = next((place for place, line in enumerate(results["summary"]) if line["loss"] in BASELINES), 0)
+    for place, row in enumerate(rows, 1):
+        result.add_row(*row, end_section=place == first_baseline)
+    return result
+
+
+def plain_tables(results: Mapping[str, Any]) -> list[tuple[str, Sequence[str], Sequence[Sequence[str]], str]]:
+    """The tables of results, for documentation: of each its title, headings, rows and what is to be said below."""
+    tables: list[tuple[str, Sequence[str], Sequence[Sequence[str]], str]] = [("Ranking", *_ranking(results), _note(results))]
+    if results["peers"]:
+        of_loss: dict[str, dict[str, Mapping[str, Any]]] = {}
+        for verdict in results["peers"]:
+            of_loss.setdefault(verdict["loss"], {})[verdict["metric"]] = verdict
+        metrics = list(dict.fromkeys(verdict["metric"] for verdict in results["peers"]))
+        headings = ["Loss", *(f"{heading(metric)}{text}" for metric in metrics for text in ("", f" with {PEER}", ", difference"))]
+        rows = [[loss, *(cell for metric in metrics for cell in _of_verdict(found.get(metric)))] for loss, found in of_loss.items()]
+        note = "Percent, means over seeds; agrees: the mean difference of runs of one seed is no more than the spread over seeds."
+        tables.append((f"The same training with {PEER}", headings, rows, note))
+    if results["failures"]:
+        failed = [[failure["loss"], str(failure["seed"]), failure["error"]] for failure in results["failures"]]
+        tables.append(("Failures", ["Loss", "Seed", "Error"], failed, ""))
+    return tables
+
+
+def _of_verdict(verdict: Mapping[str, Any] | None) -> list[str]:
+    if verdict is None:
+        return ["", "", ""]
+    words = {True: " agrees", False: " DIFFERS", None: ""}[verdict["agrees"]]
+    return [_percent(verdict["ours"]), _percent(verdict["theirs"]), f"{100 * verdict['difference']:+.1f}{words}"]
+
+
+def _ranking(results: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Headings and rows of the table of all losses."""
+    verdicts = {verdict["loss"]: verdict for verdict in results["peers"] if verdict["metric"] == "recall@1"}
+    equals, rows = tied(results), []
+    for place, line in enumerate(results["summary"], 1):
+        loss = line["loss"]
+        cells = ["" if loss in BASELINES else str(place), loss.replace(PEER, "PML") + (" =" if loss in equals else "")]
+        cells += [_cell(line["recall@1"]), _interval(line["recall@1"].get("of_classes"))]
+        cells += [_cell(line[metric]) for metric in ("map@r", *_OVERALL)]
+        cells.append("" if line["cpu_seconds"] is None else f"{line['cpu_seconds']:.1f}")
+        cells.append("" if line["peak_memory"] is None else f"{line['peak_memory'] / 2**20:.0f}")
+        if verdicts:
+            cells.append(
+                f"{100 * found['difference']:+.1f}{' !' if found['agrees'] is False else ''}" if (found := verdicts.get(loss)) else ""
+            )
+        rows.append(cells)
+    return ["#", "Loss", "R@1", "95 %", "MAP@R", "NMI", "AMI", "CPU", "MiB", *(["Peer"] if verdicts else [])], rows
+
+
+def tied(results: Mapping[str, Any]) -> set[str]:
+    """Losses whose Recall@1 is not told from that of the first at the 5 % level."""
+    tests = [test for test in results["comparisons"] if test["metric"] == "recall@1"]
+    return {test["second"] for test in tests if test["p_holm"] is not None and test["p_holm"] > _LEVEL}
+
+
+def _note(results: Mapping[str, Any]) -> str:
+    lines = results["summary"]
+    parts = [
+        "Percent, on classes that training never saw" + ("; mean ± deviation over seeds" if any(x["seeds"] > 1 for x in lines) else "")
+    ]
+    parts += ["95 %: interval by a bootstrap of test classes", "CPU: seconds of training", "MiB: most memory of a process in training"]
+    parts += ["=: not told from the first at the 5 % level"] if tied(results) else []
+    peer = f"Peer: R@1 above the same training with {PEER} (PML), with ! where that is more than the spread over seeds"
+    parts += [peer] if results["peers"] else []
+    return "; ".join(parts) + "."
+
+
+def _interval(bounds: Sequence[float | None] | None) -> str:
+    return "" if bounds is None or None in bounds else "-".join(_percent(bound) for bound in bounds)
