@@ -53,11 +53,9 @@ def whole(tmp_path_factory) -> Path:
 # -- the whole benchmark
 
 
-def test_results_follow_their_schema(whole):
-    found = results(whole)
+def check_schema(found: dict) -> None:
     assert set(found) == {"dataset", "settings", "records"}
     assert found["dataset"] == "linear"
-    assert len(found["records"]) == 2 * 6
     for record in found["records"]:
         facts = "dataset data loss seed split_sizes seconds steps rank error hyper_parameters device threads versions"
         assert set(record) == {*facts.split(), *MEASURES}
@@ -69,6 +67,17 @@ def test_results_follow_their_schema(whole):
             assert 1 <= record["rank"] <= record["split_sizes"]["features"]
         else:
             assert all(record[key] is None for key in (*MEASURES, "seconds", "steps", "rank"))
+
+
+def test_results_follow_their_schema(whole):
+    found = results(whole)
+    check_schema(found)
+    assert len(found["records"]) == 2 * 6
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks" / "results").glob("linear-*.json")), ids=lambda path: path.name)
+def test_kept_results_follow_the_schema(path):
+    check_schema(json.loads(path.read_text()))
 
 
 def test_a_peer_that_is_missing_is_told_and_nothing_is_hidden(whole):

@@ -36,10 +36,11 @@ _STEPS = 150  # of a curve, at most
 _MAX_PAIRS = 30_000  # in a histogram
 _MAX_POINTS = 1500  # in a map
 _OF_TABLES = ("records", "summary", "comparisons", "peers", "confusions", "failures")
-_HOW = f"""<p>Each loss by its lowest seed, unless it says otherwise. Curves: lines are means over seeds, bands reach from the lowest
+_HOW = """<p>Each loss by its lowest seed, unless it says otherwise. Curves: lines are means over seeds, bands reach from the lowest
 seed to the highest; epoch 0 is the untrained encoder. Histograms: cosine similarities of pairs of test images, of one class and of
 different classes, each scaled to area 1. Maps: test images on the first two principal components of their embeddings, the largest classes
-in colour. Queries are test images and search all others by cosine, or the gallery where the data set has one;
+in colour.</p>"""
+_QUERIES = f"""<p>Queries are test images and search all others by cosine, or the gallery where the data set has one;
 <span class="key"></span> marks neighbours of their class, <span class="key wrong"></span> others. To keep the page small, the first
 {_FIRST} losses show up to {2 * _EXAMPLES} queries, later ones {2 * _FEWER_EXAMPLES}.</p>"""
 
@@ -78,7 +79,7 @@ def write_page(path: Path, folder: Folder, tasks: Sequence[Task], experiment: Ex
     links = "".join(f'<a href="#{name}">{words}</a>' for name, (words, _) in shown.items())
     body.append(f'<nav>{links}<a href="#losses">Loss by loss</a></nav>')
     body += [f'<section id="{name}"><h2>{words}</h2>{content}</section>' for name, (words, content) in shown.items()]
-    body.append(f'<section id="losses"><h2>Loss by loss</h2>{_HOW}')
+    body.append(f'<section id="losses"><h2>Loss by loss</h2>{_HOW}{_QUERIES if examples.images else ""}')
     body += [_loss(place, line, targets, runs, results, examples) for place, line in enumerate(lines)]
     script = (Path(__file__).parent / "sort.js").read_text(encoding="utf-8")
     body.append(f"</section>\n<script>\n{script}</script>")
