@@ -27,6 +27,7 @@ from benchmarks.performance.work import DIM, OURS, Maker, Step, Work
 __all__ = ["Case", "Limits", "agreement", "imports", "run"]
 
 _REPEATS = 5
+_SHORT = 60  # of calls that take no time: the first dozen pay for the interpreter, which specialises code that is run often
 _TILE = 2**24  # scores that the matrix products of the unit hold at once
 _BLOCK, _BLOCKS = 2**18, 32  # numbers of a sigmoid in one call, and calls that are timed together
 _ROOT = Path(__file__).resolve().parents[2]
@@ -48,7 +49,8 @@ class Limits:
     Attributes:
         seconds: for one call.
         gigabytes: above what the process holds before.
-        repeat: seconds for calls that are timed after the first, of which there are at least two unless the first took longer than that.
+        repeat: seconds for calls that are timed after the first, of which there are at least two unless the first took longer than that;
+            more than five take a quarter of it.
     """
 
     seconds: float = 60.0
@@ -131,7 +133,8 @@ def _measure(connection: Connection, case: Case, limits: Limits, timed: bool) ->
     result: dict[str, Any] = {}
     if timed:
         budget = 1000 * limits.repeat
-        repeats = min(_REPEATS, max(2, int(budget / max(cpu, 1e-3)))) if cpu < budget else 0
+        fit = int(budget / max(cpu, 1e-3))
+        repeats = min(max(_REPEATS, min(fit // 4, _SHORT)), max(2, fit)) if cpu < budget else 0
         times = [(cpu, wall), *(_timed(step) for _ in range(repeats))]
         result = {"cpu_ms": min(t[0] for t in times), "wall_ms": min(t[1] for t in times), "repeats": max(1, repeats)}
     del step
