@@ -12,8 +12,8 @@ import torch
 
 from benchmarks._arguments import Parser, any_of, count, hint, number, one_of, several_of
 from benchmarks.images import DRAWN_LETTERS, LETTERS, PHOTOGRAPHS, Augmentation
-from benchmarks.losses import DEFAULT_LOSSES, LOSSES, MINERS
-from benchmarks.presets.files import read_presets
+from benchmarks.losses import DEFAULT_LOSSES, LOSSES, MINERS, Objective
+from benchmarks.presets.files import read_presets, replaced
 from metriczoo.data import DATASETS
 
 __all__ = ["Defaults", "base_of", "data_options", "defaults_of", "is_reality_check", "parse", "settings_of"]
@@ -193,7 +193,7 @@ def parse(arguments: Sequence[str] | None = None, extend: Callable[[Parser], Non
         parser.error(complaint)
     try:
         options.data_options = data_options(options.dataset, options.data_options)
-        options.presets = read_presets(options.presets, LOSSES) if options.presets else None
+        options.presets = _presets(options.presets) if options.presets else None
     except (OSError, ValueError) as error:
         parser.error(str(error))
     for name, value in _OF_FOLDS.items():
@@ -234,6 +234,19 @@ def _complaint(options: argparse.Namespace) -> str | None:
     if options.device == "cuda" and not torch.cuda.is_available():
         return "--device cuda: this PyTorch sees no CUDA device."
     return None
+
+
+def _presets(path: str) -> dict[str, dict[str, Any]]:
+    """What a file says of each loss, each of which can be made of it."""
+    values = read_presets(path, LOSSES)
+    presets = replaced(LOSSES, values)
+    for name in values:
+        try:
+            one_of(tuple(MINERS))(presets[name].miner)  # of a file it may be anything
+            Objective(name, num_classes=2, num_images=2, embedding_dim=2, presets=presets)
+        except (argparse.ArgumentTypeError, TypeError, ValueError) as error:
+            raise ValueError(f"--presets {path}: {name}: {error}") from error
+    return values
 
 
 def data_options(dataset: str, texts: Iterable[str]) -> dict[str, bool | int | str]:

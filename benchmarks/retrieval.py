@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from benchmarks._arguments import exit_status
 from benchmarks.comparison import classes_csv, comparisons
 from benchmarks.experiment import Experiment
+from benchmarks.folds import class_folds
 from benchmarks.losses import LOSSES
 from benchmarks.options import is_reality_check, parse, settings_of
 from benchmarks.reality import METRIC, RealityCheck, of_seeds, seed_intervals
@@ -39,6 +40,8 @@ def _benchmark(options: argparse.Namespace, console: Console) -> None:
         torch.use_deterministic_algorithms(True, warn_only=True)
     with console.status("Reading the data"):
         experiment = Experiment(options)
+        if is_reality_check(options.protocol):
+            class_folds(experiment.train.labels, options.folds)  # complains before there is a folder
     needed = ("protocol", "intervals")
     absent = ("presets", "backbone_rate", "head_rate", "proxy_rate", "batch_norm", "precision", "chunk")
     before = {"protocol": "finetune", "folds": 4, "trials": 0, "patience": 3, **dict.fromkeys(absent)}

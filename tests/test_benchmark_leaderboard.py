@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
@@ -19,6 +20,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from rich.console import Console
 from scipy import stats
 from sklearn.neighbors import NearestNeighbors
 
@@ -29,7 +31,7 @@ from benchmarks.leaderboard.options import parse
 from benchmarks.leaderboard.peers import PEER, PeerObjective, equal_of
 from benchmarks.leaderboard.runs import nearest
 from benchmarks.leaderboard.scatter import Point, scatter
-from benchmarks.leaderboard.tables import confusions, peer_verdicts, plain_tables
+from benchmarks.leaderboard.tables import confusions, peer_verdicts, plain_tables, rich_table
 from benchmarks.losses import DEFAULT_LOSSES, LOSSES, Objective, presets_of
 from metriczoo.data import ImageFolder
 
@@ -466,6 +468,22 @@ def test_terminal_shows_the_table(whole, pictures, capsys, monkeypatch, no_repor
         assert f"{100 * line['recall@1']['mean']:.1f}" in row
 
 
+@pytest.mark.parametrize("width", [80, 100, 160])
+@pytest.mark.parametrize("loss", ["circle", "weighted_decoupled_contrastive"])
+def test_no_column_and_no_word_is_cut_off(whole, width, loss):
+    found = json.loads(json.dumps(results(whole)).replace('"circle"', f'"{loss}"').replace('"circle (', f'"{loss} ('))
+    for line in found["summary"]:
+        line["peak_memory"], line["cpu_seconds"] = 2**30, 1234.5
+    console = Console(width=width, file=io.StringIO(), record=True)
+    console.print(rich_table(found, width))
+    shown = console.export_text()
+    heads = next(text for text in shown.splitlines() if "Loss" in text)
+    assert heads.split() == ["#", "Loss", "R@1", "95", "%", "MAP@R", "NMI", "AMI", "CPU", "MiB", "Peer"]
+    caption = " ".join(shown[shown.index("Percent, ") :].split())
+    assert "most memory of a process in training; " in caption
+    assert caption.endswith("more than the spread over seeds.")
+
+
 def test_a_test_set_without_any_pair_has_no_numbers(pictures, tmp_path, capsys, peer):
     for label in range(4):
         (tmp_path / "data" / f"class{label}").mkdir(parents=True)
@@ -492,6 +510,15 @@ def test_every_loss_is_the_default_and_quick_takes_six():
     assert parse(["--quick", "--loss", "lmnn,circle", "--max-steps", "2"]).max_steps == 2
     assert parse(["--loss", "lmnn,circle"]).losses == parse(["--loss", "circle,lmnn"]).losses
     assert parse([]).jobs >= 1
+
+
+def test_help_has_no_options_that_it_refuses(capsys):
+    with pytest.raises(SystemExit):
+        parse(["--help"])
+    shown = capsys.readouterr().out
+    assert "--epochs" in shown
+    assert "--folds" not in shown
+    assert "reality check" not in " ".join(shown.split())
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -163,7 +164,10 @@ def test_a_file_takes_the_place_of_presets(tmp_path):
         ({"circle": []}, "by name"),
         ({"circle": {"rate": -1}}, "above 0"),
         ({"circle": {"length": "long"}}, "length of circle"),
+        ({"circle": {"rate": math.inf}}, "above 0"),
         ({"circle": {"source": {"kind": "rumour"}}}, "rumour"),
+        ({"circle": {"source": {"kind": "search"}}}, "a text"),
+        ({"circle": {"source": {"kind": "search", "text": "here", "by": "us"}}}, "by"),
     ],
 )
 def test_a_wrong_file_is_an_error_that_names_it(tmp_path, capsys, presets, message):
@@ -175,7 +179,30 @@ def test_a_wrong_file_is_an_error_that_names_it(tmp_path, capsys, presets, messa
     assert capsys.readouterr().err.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"options": {"marjin": 0.3}}, "Did you mean 'margin'"),
+        ({"options": {"margin": "wide"}}, "real number"),
+        ({"options": {"miner": "hard"}}, "miner"),
+        ({"miner": "hrd"}, "Did you mean 'hard'"),
+        ({"miner": ["hard"]}, "hard"),
+    ],
+)
+def test_values_that_make_no_loss_are_an_error_before_anything_runs(tmp_path, capsys, values, message):
+    path = write(tmp_path / "presets.json", {"triplet": {}, "circle": values})
+    with pytest.raises(SystemExit) as error:
+        parse(["--presets", path, "--loss", "circle"])
+    assert error.value.code == 2
+    text = capsys.readouterr().err
+    assert text.startswith(f"error: --presets {path}: circle: ")
+    assert message in text
+    assert text.count("\n") == 1
+
+
 def test_no_file_or_no_presets(tmp_path):
+    with pytest.raises(OSError, match=r"--presets .*cannot be read"):
+        read_presets(tmp_path, LOSSES)
     with pytest.raises(FileNotFoundError, match="there is no file"):
         read_presets(tmp_path / "none.json", LOSSES)
     (tmp_path / "text").write_text("margin: 3")

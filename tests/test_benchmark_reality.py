@@ -254,6 +254,12 @@ def test_wrong_options_are_errors_in_one_line(words, message, capsys):
     assert text.count("\n") == 1
 
 
+def test_too_few_classes_are_an_error_before_there_is_a_folder(vectors, tmp_path, capsys):
+    assert main([*arguments(vectors, tmp_path / "run"), "--folds", "50"]) == 2
+    assert "expected at least 100 training classes" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 def test_defaults_are_those_of_the_paper():
     options = parse(["--protocol", "reality-check", "--dataset", "glyphs"])
     assert (options.folds, options.trials) == (4, 0)

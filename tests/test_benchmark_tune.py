@@ -312,6 +312,7 @@ def test_bayesian_search_without_its_library_says_what_to_install(vectors, tmp_p
     monkeypatch.setitem(sys.modules, "optuna", None)
     assert main(arguments(vectors, tmp_path / "run", "--loss", "circle", "--trials", "2", "--search", "tpe")) == 2
     assert "pip install" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 def test_bayesian_search_resumes_to_the_same_values(vectors, tmp_path):
@@ -364,6 +365,7 @@ def test_a_wrong_option_is_an_error_in_one_line(vectors, tmp_path, capsys, more,
 def test_too_few_classes_are_an_error_in_one_line(vectors, tmp_path, capsys):
     assert main([*arguments(vectors, tmp_path / "run", "--loss", "circle"), "--folds", "5"]) == 2
     assert "expected at least 10 training classes, but there are 8" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()  # a folder of these settings would be in the way of better ones
 
 
 def test_help_says_that_test_classes_are_not_read(capsys):

@@ -212,12 +212,29 @@ def test_initial_maps(init, shape):
     np.testing.assert_array_equal(copy, given)
 
 
+@pytest.mark.parametrize("init", ["pca", "lda"])
+def test_initial_maps_where_nothing_varies(init):
+    L = initial_map(init, np.full((30, 3), 0.1), np.arange(30) % 3, 2, np.random.RandomState(0))
+    assert L.shape == (2, 3) and np.isfinite(L).all() and L.any()
+
+
+@pytest.mark.parametrize("init", ["pca", "lda"])
+def test_an_offset_does_not_change_initial_maps(init):
+    X, codes = np.random.RandomState(0).randint(0, 99, (60, 3)) * [1.0, 3.0, 9.0], np.arange(60) % 3
+    near, far = (initial_map(init, X + offset, codes, 2, np.random.RandomState(0)) for offset in (0, 1e9))
+    np.testing.assert_allclose(far, near, rtol=1e-5, atol=1e-7)
+
+
 @pytest.mark.parametrize(
     ("init", "n_components", "message"),
     [
         (np.eye(3), None, r"\[r <= 4, 4\]"),
         (np.ones((5, 4)), None, r"\[r <= 4, 4\]"),
         (np.eye(4), 2, r"\[2, 4\]"),
+        (np.ones(4), None, r"\[r <= 4, 4\].*shape \[4\]"),
+        (np.ones((1, 4, 1)), None, r"\[r <= 4, 4\].*shape \[1, 4, 1\]"),
+        (np.ones((0, 4)), None, r"\[r <= 4, 4\].*shape \[0, 4\]"),
+        (5, None, r"\[r <= 4, 4\]"),
         ("pcaa", None, "Did you mean 'pca'"),
         ("auto", 5, "at most 4"),
         ("auto", 0, "at least 1"),

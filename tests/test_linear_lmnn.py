@@ -109,6 +109,17 @@ class TestFit:
         ends = [LMNN(tol=1e-8, max_iter=1000).fit(X * scale, y).objectives_[-1] for scale in (1e-4, 1, 1e5)]
         np.testing.assert_allclose(ends, ends[1], rtol=2e-3)
 
+    @pytest.mark.parametrize("solver", ["lbfgs", "psd"])
+    def test_margin_is_a_unit(self, solver):
+        X, y = _blobs()
+        ends = [LMNN(margin=margin, solver=solver).fit(X, y).objectives_[-1] / margin for margin in (1e-6, 1.0)]
+        assert ends[0] == pytest.approx(ends[1], rel=0.01)
+
+    def test_pca_of_points_with_a_large_offset(self):
+        X, y = np.random.default_rng(0).integers(0, 99, (90, 4)) * [1.0, 2.0, 4.0, 8.0], np.arange(90) % 3
+        near, far = (LMNN(pca=2, max_iter=5).fit(X + offset, y)._reducer for offset in (0, 1e9))
+        np.testing.assert_allclose(far, near, rtol=1e-6)
+
     def test_order_of_the_points_does_not_matter(self):
         X, y = _blobs()
         order = np.random.default_rng(0).permutation(len(X))
@@ -218,6 +229,11 @@ class TestPartialFit:
         assert 0 < np.abs(lmnn.components_ - before).max() < np.abs(before).max()
         assert len(lmnn._points) == 90 and pickle.loads(pickle.dumps(lmnn)).partial_fit(X, y).score(X, y) > 0.8
 
+    @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+    def test_goes_on_after_projections(self):
+        X, y = _blobs()
+        assert LMNN(solver="psd", random_state=0).fit(X, y).partial_fit(X, y).score(X, y) > 0.8
+
     def test_class_that_is_not_there_yet(self):
         X, y = _blobs()
         lmnn = LMNN(random_state=0).partial_fit(X[y < 2], y[y < 2], classes=[0, 1, 2])
@@ -292,6 +308,11 @@ class TestBadInput:
             lmnn = LMNN(solver=solver, max_iter=10, random_state=0).fit(X, y)
             assert np.isfinite(lmnn.components_).all() and np.isfinite(lmnn.objectives_).all()
             assert set(lmnn.predict(X)) <= {0, 1} and np.isfinite(lmnn.energies(X)).all()
+
+    @pytest.mark.parametrize("options", [{"pca": 0.9}, {"pca": 2}, {"n_components": 2}, {"n_components": 2, "init": "lda"}])
+    def test_equal_points_have_a_result_after_a_reduction(self, options):
+        lmnn = LMNN(**options).fit(np.full((12, 3), 0.1), np.arange(12) % 2)
+        assert np.isfinite(lmnn.components_).all() and np.isfinite(lmnn.energies(np.eye(3))).all()
 
     def test_constant_feature(self):
         X, y = _blobs()

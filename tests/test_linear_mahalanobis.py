@@ -91,6 +91,14 @@ def test_features_that_do_not_vary_have_no_weight():
     assert Mahalanobis().fit(repeated).components_.shape == (3, 4)
 
 
+def test_a_feature_of_large_numbers_does_not_hide_another():
+    random = np.random.default_rng(0)
+    X = np.column_stack([1.7e9 + random.integers(0, 10**6, 1000), random.normal(size=1000) * 1e-4, random.normal(size=1000)])
+    metric = Mahalanobis().fit(X).get_mahalanobis_matrix()
+    np.testing.assert_allclose(np.diag(metric) * X.var(0), 1, rtol=0.02)
+    assert Mahalanobis().fit(np.column_stack([X, X[:, 0] + 1])).components_.shape == (3, 4)
+
+
 def test_nothing_varies():
     with pytest.raises(ValueError, match="all of its 3 samples are equal"):
         Mahalanobis().fit(np.full((3, 2), 0.1))

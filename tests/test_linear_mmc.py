@@ -132,6 +132,7 @@ def test_pairs_and_labels_that_say_the_same_give_the_same_metric():
         of_pairs, of_labels = exact(diagonal=diagonal).fit_pairs(pairs, signs), exact(diagonal=diagonal).fit(X, y)
         np.testing.assert_allclose(of_pairs.get_mahalanobis_matrix(), of_labels.get_mahalanobis_matrix(), atol=1e-5)
         assert of_pairs.n_features_in_ == 3
+        np.testing.assert_array_equal(exact(diagonal=diagonal).fit(pairs, signs).components_, of_pairs.components_)
         assert of_pairs.objectives_[-1] == pytest.approx(of_labels.objectives_[-1])
 
 

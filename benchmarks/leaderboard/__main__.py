@@ -57,7 +57,7 @@ def _benchmark(options: argparse.Namespace, console: Console) -> list[Any]:
             _run(of_phase, tasks, options, folder, board)
     with console.status("Comparing the losses"):
         _conclude(tasks, experiment, folder)
-    console.print(rich_table(folder.results))
+    console.print(rich_table(folder.results, console.width))
     for failure in folder.results["failures"]:
         console.print(f"Failed: {failure['loss']}, seed {failure['seed']}: {failure['error']}", markup=False, soft_wrap=True)
     path = folder.path / "report.html"

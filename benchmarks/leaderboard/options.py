@@ -39,6 +39,10 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
             elif action.dest == "protocol":
                 action.type = one_of(_PROTOCOLS)
                 action.help = "finetune: train backbone and head on images; frozen: train a linear head on features (default: finetune)"
+            elif action.dest in ("folds", "trials", "patience"):  # of a reality check
+                action.help = argparse.SUPPRESS
+            elif action.dest == "epochs":
+                action.help = "default: 5 for glyphs, 16 for omniglot, 10 for others, and if frozen"
         parser.add_argument("--jobs", type=count(), metavar="N", help="runs at a time, a process each (default: processors, or 1 on cuda)")
         parser.add_argument("--threads", default=1, type=count(), metavar="N", help="of each process (default: %(default)s)")
         parser.add_argument(

@@ -25,7 +25,8 @@ __all__ = ["against_the_first", "confusions", "peer_verdicts", "plain_tables", "
 
 _RESAMPLES = 2000
 _LEVEL = 0.05
-_NARROW = {"Loss": 15, "R@1": 4, "95 %": 9, "MAP@R": 5, "NMI": 4, "AMI": 4, "CPU": 4, "MiB": 4, "Peer": 6}  # columns of a narrow terminal
+_FOLDED = {"R@1": 4, "MAP@R": 5, "NMI": 4, "AMI": 4}  # columns that a narrow terminal folds, and how far
+_REST, _LOSS = 65, 15  # of a narrow terminal: what all columns but that of the loss take, and what that has at least
 _PAIRS = 5  # of classes, by loss
 _OVERALL = ("nmi", "ami")  # metrics of a whole clustering: no query has one
 
@@ -181,12 +182,16 @@ def _percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.1f}"
 
 
-def rich_table(results: Mapping[str, Any]) -> Table:
-    """The table of the terminal."""
+def rich_table(results: Mapping[str, Any], width: int) -> Table:
+    """The table of a terminal of so many columns, 80 or more."""
     headings, rows = _ranking(results)
+    of_loss = min(max(len(row[1]) for row in rows), max(_LOSS, width - _REST))
     result = Table(caption=_note(results), caption_justify="left", box=SIMPLE_HEAD, padding=(0, 0, 0, 1))
     for name in headings:
-        result.add_column(name, justify="left" if name == "Loss" else "right", overflow="fold", min_width=_NARROW.get(name))
+        if name == "Loss":
+            result.add_column(name, overflow="fold", width=of_loss)
+        else:
+            result.add_column(name, justify="right", overflow="fold", min_width=_FOLDED.get(name), no_wrap=name not in _FOLDED)
     first_baseline = next((place for place, line in enumerate(results["summary"]) if line["loss"] in BASELINES), 0)
     for place, row in enumerate(rows, 1):
         result.add_row(*row, end_section=place == first_baseline)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ __all__ = ["as_json", "fields_of", "read_presets", "replaced"]
 _FORMAT = "metriczoo-presets-1"
 _NUMBERS = ("rate", "proxy_rate")
 _FIELDS = ("options", "miner", *_NUMBERS, "length", "source")
+_OF_A_FILE = {"kind": "choice", "text": "a file"}
 
 
 def as_json(presets: Mapping[str, Preset]) -> dict[str, Any]:
@@ -32,13 +34,15 @@ def read_presets(path: str | Path, known: Mapping[str, Preset]) -> dict[str, dic
     """What a file says of each loss.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        OSError: there is no such file, or it cannot be read.
         ValueError: it is no file of presets, of losses in `known`.
     """
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise FileNotFoundError(f"--presets: there is no file {path}.") from error
+    except OSError as error:
+        raise OSError(f"--presets {path}: this cannot be read: {error.strerror}.") from error
     except ValueError as error:
         raise ValueError(f"--presets {path}: this is no JSON: {error}") from error
     if not isinstance(content, dict) or content.get("format") != _FORMAT or not isinstance(content.get("presets"), dict):
@@ -63,14 +67,15 @@ def _complaint(name: str, values: Any, known: Mapping[str, Preset]) -> str | Non
         wrong.append("length")
     if wrong:
         return f"expected {wrong[0]} of {name} to be a number above 0, but got {values[wrong[0]]!r}."
-    source = values.get("source", {"kind": "choice"})
-    if not isinstance(source, dict) or source.get("kind") not in KINDS:
-        return f"expected the source of {name} to be of a kind in {KINDS}, but got {source!r}."
+    source = values.get("source", _OF_A_FILE)
+    known_parts = isinstance(source, dict) and "text" in source and source.keys() <= {field.name for field in fields(Source)}
+    if not known_parts or source.get("kind") not in KINDS:
+        return f"expected the source of {name} to have a text, and a kind in {KINDS}, but got {source!r}."
     return None
 
 
 def _positive(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < math.inf
 
 
 def replaced(presets: Mapping[str, Preset], values: Mapping[str, Mapping[str, Any]] | None) -> Mapping[str, Preset]:
@@ -79,6 +84,6 @@ def replaced(presets: Mapping[str, Preset], values: Mapping[str, Mapping[str, An
         return presets
     made = {}
     for name, of_loss in values.items():
-        fields = {field: value for field, value in of_loss.items() if field != "source"}
-        made[name] = replace(presets[name], **fields, source=Source(**of_loss.get("source", {"kind": "choice", "text": "a file"})))
+        chosen = {field: value for field, value in of_loss.items() if field != "source"}
+        made[name] = replace(presets[name], **chosen, source=Source(**of_loss.get("source", _OF_A_FILE)))
     return {**presets, **made}

@@ -20,7 +20,7 @@ from benchmarks.presets.files import as_json
 from benchmarks.results import open_folder
 from benchmarks.runs import presets_for
 from benchmarks.tune.options import parse, settings_of
-from benchmarks.tune.search import KEY, Search, all_folds
+from benchmarks.tune.search import KEY, Search, all_folds, import_optuna
 
 __all__ = ["main"]
 
@@ -32,9 +32,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _search(options: argparse.Namespace, console: Console) -> None:
-    folder = open_folder(options.output, settings_of(options), resume=options.resume, key=KEY)
+    if options.search == "tpe":
+        import_optuna()
     with console.status("Reading the training classes") as status:
         folds = all_folds(options, lambda done, total: status.update(f"Features: {done} of {total} images"))
+    folder = open_folder(options.output, settings_of(options), resume=options.resume, key=KEY)  # of data that can be searched
     console.print(
         f"{options.folds} folds of {folds[0][0].train!r} and the like\nResults go to {folder.path}", highlight=False, soft_wrap=True
     )

@@ -39,6 +39,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
                 action.default, action.help, action.type = 10, "trials of each loss (default: %(default)s)", count()
             elif action.dest == "patience":
                 action.help = argparse.SUPPRESS
+            elif action.dest == "epochs":
+                action.help = "default: 5 for glyphs, 16 for omniglot, 10 for others, and if frozen"
             elif action.dest == "folds":
                 action.help = "parts of the training classes, each of which is held out once (default: 4)"
         add = parser.add_argument

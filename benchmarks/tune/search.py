@@ -24,7 +24,7 @@ from benchmarks.results import Folder, versions
 from benchmarks.tune.spaces import Choice, drawn, space_of, with_values
 from benchmarks.tune.trial import score, trial_score
 
-__all__ = ["KEY", "Search", "Task", "all_folds"]
+__all__ = ["KEY", "Search", "Task", "all_folds", "import_optuna"]
 
 KEY = ("loss", "trial", "root", "fold", "seed")
 
@@ -201,16 +201,26 @@ def _seed(seed: int, loss: str) -> int:
     return zlib.crc32(f"{seed} {loss}".encode())
 
 
+def import_optuna() -> Any:
+    """The module.
+
+    Raises:
+        ImportError: it is not installed, in words that say what to do.
+    """
+    try:
+        import optuna  # type: ignore[import-not-found, unused-ignore]
+    except ImportError as error:
+        raise ImportError(f"--search tpe needs optuna: `pip install optuna` ({error}).") from error
+    return optuna
+
+
 class _Study:
     """Of optuna, one trial after the other."""
 
     def __init__(self, space: Mapping[str, Any], seed: int) -> None:
-        try:
-            import optuna  # type: ignore[import-not-found, unused-ignore]
-        except ImportError as error:
-            raise ImportError(f"--search tpe needs optuna: `pip install optuna` ({error}).") from error
+        optuna = import_optuna()
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        self.optuna, self.space = optuna, space
+        self.space = space
         self.study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=seed))
         self.trials: dict[int, Any] = {}
 

@@ -71,9 +71,9 @@ def as_init(init: Any, n_components: Any, num_features: int) -> str | Array:
     """`init`: one of `INITS`, or a matrix `[r, d]` with as many columns as there are features, and `n_components` rows if that is given."""
     if isinstance(init, str):
         return check_choice("init", init, INITS)
-    matrix: Array = check_array(init, dtype=np.float64, input_name="init")
-    rank = as_rank(n_components, num_features) if n_components is not None else len(matrix)
-    if matrix.shape != (rank, num_features) or rank > num_features:
+    matrix: Array = check_array(init, dtype=np.float64, ensure_2d=False, allow_nd=True, ensure_min_samples=0, input_name="init")
+    rank = as_rank(n_components, num_features) if n_components is not None else matrix.size // num_features
+    if matrix.shape != (rank, num_features) or not 0 < rank <= num_features:
         rows = f"{rank}" if n_components is not None else f"r <= {num_features}"
         raise ValueError(f"Expected `init` to be of shape [{rows}, {num_features}], one column per feature, but got {describe(matrix)}.")
     copy: Array = matrix.copy()

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from sklearn.decomposition import PCA
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
-__all__ = ["initial_map", "map_of_metric"]
+__all__ = ["initial_map", "map_of_metric", "without_mean"]
 
 Array = npt.NDArray[np.float64]
 
@@ -31,12 +31,22 @@ def initial_map(init: str | Array, X: Array, codes: npt.NDArray[np.int64], rank:
     if init == "random":
         drawn: Array = random.standard_normal((rank, d)) / np.sqrt(d)
         return drawn
+    X = without_mean(X)
     if init == "pca":
-        return _pad(PCA(min(rank, n, d), random_state=random).fit(X).components_, rank)
+        with np.errstate(invalid="ignore"):  # shares of the variance, where there is none
+            return _pad(PCA(min(rank, n, d), random_state=random).fit(X).components_, rank)
     return _pad(_discriminants(X, codes, rank), rank)
 
 
+def without_mean(X: Array) -> Array:
+    """The points less their mean, of a constant feature exactly 0: a large offset would cost digits in products."""
+    moved: Array = np.where(np.ptp(X, axis=0) > 0, X - X.mean(0), 0.0)
+    return moved
+
+
 def _discriminants(X: Array, codes: npt.NDArray[np.int64], rank: int) -> Array:
+    if not X.any():  # no direction tells equal points apart
+        return np.eye(rank, X.shape[1])
     number = min(rank, X.shape[1], int(codes.max()))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Variables are collinear")

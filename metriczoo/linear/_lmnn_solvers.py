@@ -70,15 +70,17 @@ def by_map(objective: Objective, descent: Descent, max_iter: int, tol: float) ->
     """L-BFGS in the map L. Each step meets the Wolfe conditions, so the objective falls; it is not convex in L."""
     shape = descent.maps.shape
     last: list[tuple[Array, float]] = []
+    unit = _unit(objective, descent)
 
     def evaluate(flat: Array) -> tuple[float, Array]:
         value, gradient = objective(flat.reshape(shape))
         last[:] = [(flat.copy(), value)]
-        return value, gradient.ravel()
+        return value / unit, gradient.ravel() / unit
 
     def accept(flat: Array) -> None:
-        value = last[0][1] if np.array_equal(last[0][0], flat) else evaluate(flat)[0]
-        descent.accept(flat.reshape(shape).copy(), value)
+        if not np.array_equal(last[0][0], flat):
+            evaluate(flat)
+        descent.accept(flat.reshape(shape).copy(), last[0][1])
 
     left = max_iter
     while left > 0 and not descent.converged:
@@ -97,7 +99,7 @@ def by_metric(objective: Objective, descent: Descent, max_iter: int, tol: float)
     value, gradient = objective(maps, by_metric=True)
     slope = float(np.linalg.norm(gradient))
     length = float(np.linalg.norm(metric)) / slope if slope else 0.0
-    small = 0
+    small, unit = 0, _unit(objective, descent)
     while descent.steps < max_iter and length and small < _PATIENCE:
         for _ in range(_HALVINGS):
             new_metric, new_maps = _project(metric - length * gradient)
@@ -109,7 +111,7 @@ def by_metric(objective: Objective, descent: Descent, max_iter: int, tol: float)
         else:  # at a kink, or at the optimum
             small = _PATIENCE
             break
-        small = small + 1 if value - new_value <= tol * max(abs(value), 1) else 0
+        small = small + 1 if value - new_value <= tol * max(value, unit) else 0
         curvature = float(np.vdot(change, new_gradient - gradient))
         length = float(np.vdot(change, change)) / curvature if curvature > 0 else 2 * length
         metric, value, gradient = new_metric, new_value, new_gradient
@@ -117,8 +119,13 @@ def by_metric(objective: Objective, descent: Descent, max_iter: int, tol: float)
     descent.converged = small >= _PATIENCE or not length
 
 
+def _unit(objective: Objective, descent: Descent) -> float:
+    """What a decrease is relative to where the objective is smaller: it grows with the margin, squared for squared hinges."""
+    return min(objective.margin ** (2 if objective.squared else 1), descent.objectives[-1]) or 1.0
+
+
 def _project(metrics: Array) -> tuple[Array, Array]:
     """The nearest positive semidefinite matrices, and maps L with L^T L = M, rows of the largest eigenvalues first."""
     values, vectors = np.linalg.eigh((metrics + metrics.transpose(0, 2, 1)) / 2)
-    maps = (vectors * np.sqrt(values.clip(min=0))[:, None, :]).transpose(0, 2, 1)[:, ::-1]
+    maps = np.ascontiguousarray((vectors * np.sqrt(values.clip(min=0))[:, None, :]).transpose(0, 2, 1)[:, ::-1])
     return np.einsum("grd,gre->gde", maps, maps), maps

@@ -16,7 +16,7 @@ from sklearn.utils.validation import check_is_fitted
 from metriczoo._checks import check_choice, check_count, check_number
 from metriczoo.linear._base import SupervisedLinearMetric
 from metriczoo.linear._checks import as_classes, as_data, as_init, as_labelled, as_rank
-from metriczoo.linear._initial import initial_map
+from metriczoo.linear._initial import initial_map, without_mean
 from metriczoo.linear._lmnn_energy import Labelled
 from metriczoo.linear._lmnn_impostors import Classes
 from metriczoo.linear._lmnn_minibatch import Batches, Stochastic
@@ -375,6 +375,9 @@ class LMNN(ClassifierMixin, SupervisedLinearMetric):  # type: ignore[misc]
         elif check_count("pca", self.pca) > min(X.shape):
             raise ValueError(f"Expected `pca` to be at most {min(X.shape)}, the lesser of points and features, but got {self.pca}.")
         solver = "covariance_eigh" if len(X) > X.shape[1] else "full"
+        X = without_mean(X)
+        if not X.any():  # no direction is better than another
+            return np.eye(1 if isinstance(self.pca, float) else self.pca, X.shape[1])
         return np.asarray(PCA(self.pca, svd_solver=solver).fit(X).components_)
 
     def _reduce(self, X: Array) -> Array:

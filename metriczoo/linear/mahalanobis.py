@@ -70,7 +70,7 @@ class Mahalanobis(LinearMetric):
         X = as_data(self, X, reset=True, min_samples=2)
         centred = np.where(np.ptp(X, axis=0) > 0, X - X.mean(0), 0.0)  # the mean of a constant need not be exact
         self.shrinkage_ = self._shrinkage(centred)
-        variances, directions = _principal(centred, float(np.abs(X).max()), complete=self.shrinkage_ > 0)
+        variances, directions = _principal(centred, np.abs(X).max(0), complete=self.shrinkage_ > 0)
         if not variances.any():
             raise ValueError(f"Expected `X` to vary, but all of its {len(X)} samples are equal, but for rounding.")
         variances = (1 - self.shrinkage_) * variances + self.shrinkage_ * variances.sum() / X.shape[1]
@@ -84,8 +84,8 @@ class Mahalanobis(LinearMetric):
         return check_number("shrinkage", self.shrinkage, low=0, high=1)
 
 
-def _principal(centred: Array, largest: float, *, complete: bool) -> tuple[Array, Array]:
-    """Variances, largest first, and directions `[r, d]`: those above rounding, of numbers up to `largest`, or all d if `complete`."""
+def _principal(centred: Array, largest: Array, *, complete: bool) -> tuple[Array, Array]:
+    """Variances, largest first, and directions `[r, d]`: those above rounding, of features up to `largest`, or all d if `complete`."""
     n, d = centred.shape
     triangle = np.linalg.qr(centred, mode="r")  # of few rows, where the samples are many
     singular, directions = np.linalg.svd(triangle, full_matrices=complete)[1:]
@@ -93,5 +93,6 @@ def _principal(centred: Array, largest: float, *, complete: bool) -> tuple[Array
     variances = singular**2 / n
     if complete:
         return np.append(variances, np.zeros(d - len(variances))), directions
-    kept = singular > max(singular[0], largest * n**0.5) * max(n, d) * np.finfo(float).eps
+    rounded = np.linalg.norm(directions * largest, axis=1) * n**0.5  # a large feature is rounded in the directions that it has a part in
+    kept = singular > np.maximum(singular[0], rounded) * max(n, d) * np.finfo(float).eps
     return variances[kept], directions[kept]

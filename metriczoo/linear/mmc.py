@@ -102,11 +102,11 @@ class MMC(SupervisedLinearMetric):
         self.random_state = random_state
 
     def fit(self, X: Any, y: Any) -> MMC:
-        """Learn from points with labels: points of one class are similar, points of two are not.
+        """Learn from points with labels: points of one class are similar, points of two are not. Or from pairs, as `fit_pairs` does.
 
         Args:
-            X: `[n, d]`.
-            y: `[n]`, class labels of any type.
+            X: `[n, d]`; or `[m, 2, d]`, pairs.
+            y: `[n]`, class labels of any type; or `[m]`, 1 for a similar pair, -1 for a dissimilar one.
 
         Returns:
             The estimator itself.
@@ -115,6 +115,8 @@ class MMC(SupervisedLinearMetric):
             TypeError: of parameters of a wrong type.
             ValueError: of wrong parameters, of values that are not finite, of one class, of classes of equal points.
         """
+        if (X if hasattr(X, "ndim") else np.asarray(X)).ndim == 3:
+            return self.fit_pairs(X, y)
         X, y = as_labelled(self, X, y)
         classes, codes = as_classes(y)
         most = None if self.max_pairs is None else check_count("max_pairs", self.max_pairs)
@@ -235,19 +237,20 @@ def _newton(differences: Array) -> Iterator[_State]:
     """As `_ascent`, of diagonal maps."""
     squares = differences**2
     weights = np.full(squares.shape[1], 0.5 / squares.shape[1])
-    objective, slope, curvature = _expand(squares, weights)
+    objective = _value(squares, weights)
     while True:
+        slope, curvature = _slopes(squares, weights)
         yield np.diag(np.sqrt(weights)), 0.5 - objective, float((1 - slope).max()) / 2 - 0.5
         direction = _direction(weights, slope, curvature)
         for length in 0.5 ** np.arange(40):
             # a weight that may not fall to 0, since a pair differs in nothing else, falls to a hundredth
             moves = (_half(np.maximum(weights + length * direction, least * weights)) for least in (0.0, 0.01))
-            better = next(((moved, found) for moved in moves if (found := _expand(squares, moved))[0] < objective), None)
+            better = next(((moved, found) for moved in moves if (found := _value(squares, moved)) < objective), None)
             if better is not None:
                 break
         else:
             return
-        weights, (objective, slope, curvature) = better
+        weights, objective = better
 
 
 def _half(weights: Array) -> Array:
@@ -256,15 +259,22 @@ def _half(weights: Array) -> Array:
     return scaled
 
 
-def _expand(squares: Array, weights: Array) -> tuple[float, Array, Array]:
-    """Objective, gradient and Hessian at nonnegative weights of the features; objective infinity where a pair has length 0."""
+def _value(squares: Array, weights: Array) -> float:
+    """Objective at nonnegative weights of the features; infinity where a pair has length 0."""
     lengths = np.sqrt(squares @ weights)
     mean = float(lengths.mean())
     if lengths.min() < _SHORTEST * mean:  # such a pair has a slope without bound: no solution is there
-        return math.inf, weights, squares
+        return math.inf
+    return float(weights.sum()) - math.log(mean)
+
+
+def _slopes(squares: Array, weights: Array) -> tuple[Array, Array]:
+    """Gradient and Hessian of `_value`, where that is finite."""
+    lengths = np.sqrt(squares @ weights)
+    mean = float(lengths.mean())
     slope = squares.T @ (0.5 / lengths) / (len(squares) * mean)
     curvature = (squares.T * (0.25 / lengths**3)) @ squares / (len(squares) * mean) + np.outer(slope, slope)
-    return float(weights.sum()) - math.log(mean), 1 - slope, curvature
+    return 1 - slope, curvature
 
 
 def _direction(weights: Array, slope: Array, curvature: Array) -> Array:

@@ -37,7 +37,8 @@ class NCA(SupervisedLinearMetric):
         p_i = \sum_{j: y_j = y_i} \frac{e^{-\|L x_i - L x_j\|^2}}{\sum_{k \ne i} e^{-\|L x_i - L x_k\|^2}}, \qquad j \ne i
 
     The sum is the expected number of points that stochastic nearest neighbours classify right. It is not convex: `init` matters.
-    Distances are computed in tiles, so that memory does not grow with the square of the number of points.
+    Distances are computed in tiles, so that memory does not grow with the square of the number of points. The scale of the features counts:
+    where neighbours are much nearer or farther than 1 the gradient vanishes, so scale them first.
 
     Args:
         n_components: r, rows of L; None is the number of features, or of the rows of `init` if that is a matrix.
