@@ -1,4 +1,4 @@
-"""Rank every loss of the zoo on one data set: `python -m benchmarks.leaderboard --help`."""
+"""Rank every loss that has a preset on one data set: `python -m benchmarks.leaderboard --help`."""
 
 from __future__ import annotations
 
