@@ -70,10 +70,10 @@ class Gradients:
 
     def __init__(self, anchors: Tensor | None, references: Tensor | None) -> None:
         self.anchors, self.references = anchors, references
-        self.of_anchors = None if anchors is None else anchors.new_zeros(len(anchors))  # row sums, of `Distances` only
-        self.of_references = None if references is None else references.new_zeros(len(references))
-        if anchors is references:
-            self.of_references = self.of_anchors
+        self.of_anchors = None if anchors is None else anchors.new_zeros(anchors.shape[0])  # row sums, of `Distances` only
+        self.of_references = self.of_anchors
+        if references is not anchors:
+            self.of_references = None if references is None else references.new_zeros(references.shape[0])
         self._flat: tuple[Tensor | None, Tensor | None] | None = None
 
     def symmetric(self, gradient: Tensor) -> bool:
@@ -153,7 +153,7 @@ class Distances(Products):
         i, j = (some <= least[suspects] + self.bounds[:-1]).nonzero().unbind(1)
         if _MANY * len(i) > some.numel():  # too many to take one by one: only those at distance 0, which has no derivative, are told apart
             exact = torch.cdist(self.a[rows][suspects], self.r, compute_mode="donot_use_mm_for_euclid_dist").square_()
-            some = torch.where(some == torch.inf, torch.inf, exact)
+            some = torch.where(some == torch.inf, torch.inf, _or_nothing(exact))
             wide[suspects, : len(self.r)] = some
             i, j = (some == 0).nonzero().unbind(1)
             return suspects[i], j
@@ -164,7 +164,7 @@ class Distances(Products):
     def _squares(self, i: Tensor, j: Tensor, rows: slice) -> Tensor:
         step = max(1, _WIDE // max(1, self.a.shape[1]))
         parts = [(self.a[rows][s] - self.r[t]).square().sum(1) for s, t in zip(i.split(step), j.split(step), strict=True)]
-        return torch.cat(parts)
+        return _or_nothing(torch.cat(parts))
 
     def push(self, g_n: Tensor | None, g_p: Tensor | None, s_n: Scores, s_p: Scores, rows: slice, into: Gradients) -> None:
         """From the gradients of the scores of a tile to those of the points."""
@@ -196,7 +196,8 @@ class Distances(Products):
         step = max(1, _WIDE // max(1, self.a.shape[1]))
         for i, j in zip(*(x.split(step) for x in self.pairs), strict=True):
             weight, apart = weights[i, j], self.a[rows][i] - self.r[j]
-            weight = torch.where((apart == 0).all(1), 0.0, 2 * self.factor * weight)
+            nothing = _or_nothing(apart.square().sum(1) / 2) == 0  # by half, since other products may have rounded it down
+            weight = torch.where(nothing, 0.0, 2 * self.factor * weight)
             _add_differences(weight.unsqueeze(1) * apart, i + rows.start, j, into.flat(self.a.shape[1]))
         weights[self.pairs] = 0.0
 
@@ -220,6 +221,11 @@ class Distances(Products):
         into.close()
 
 
+def _or_nothing(square: Tensor) -> Tensor:
+    """Squared distances, 0 for those that underflow: by their roots nothing can be divided."""
+    return torch.nn.functional.threshold(square, torch.finfo(square.dtype).tiny, 0.0)
+
+
 class Bent(Distances):
     """Of a similarity whose scores are `Similarity.bend` of negated squared distances and of a further, last component of both points."""
 
@@ -234,10 +240,10 @@ class Bent(Distances):
         """Distances first."""
         super().finish(s_n, s_p, rows)
         assert s_p.columns is not None and s_n.excluded is not None
-        self.graphs = []
+        self.graphs, recorded = [], not torch.is_inference_mode_enabled()  # where nothing may be saved, and no gradient follows
         last_p = self.last_r.index_select(0, s_p.columns.flatten()).unflatten(0, s_p.columns.shape)
         for s, last, stack in ((s_n, self.last_r, False), (s_p, last_p, True)):
-            leaves = [t.detach().requires_grad_() for t in (s.value, self.last_a[rows], last)]
+            leaves = [t.detach().requires_grad_(recorded) for t in (s.value, self.last_a[rows], last)]
             with torch.enable_grad():
                 value, a, r = (leaves[0].unsqueeze(1), leaves[1].unsqueeze(1), leaves[2]) if stack else leaves
                 scores = self.similarity.bend(value, a, r)

@@ -34,6 +34,7 @@ class StratifiedScores(Scores):
         )
 
     columns = None
+    some = False
 
     value = mask = excluded = harmless = property(_cells)
     fill = split = take = topk = of_references = _cells

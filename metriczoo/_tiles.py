@@ -168,7 +168,8 @@ class Tiles:
             scores, r = self.buffer[:height], self.references.detach()
             products.multiply(rows, out=scores[:, :-1])
             block = self.problem.block(r, rows, r.device)
-            s_n, s_p = columns.sets(scores, block, rows, in_place=True, outside=products.outside)
+            tables = columns.tables(rows)
+            s_n, s_p = columns.named(*columns.cells_(scores, tables, products.outside), tables, block)
             products.finish(s_n, s_p, rows)
         leaves = [s_n.value, s_p.value, r] if self.want_anchors or self.want_references else []
         for leaf in leaves:

@@ -17,7 +17,7 @@ from metriczoo._execution import reads_are_free
 from metriczoo.scores import HARMLESS, Block, Scores
 from metriczoo.similarity import Similarity
 
-__all__ = ["AcrossColumns", "Columns", "DrawnColumns", "LabelColumns", "Points", "Relation", "RelationColumns", "columns_of"]
+__all__ = ["AcrossColumns", "Columns", "DrawnColumns", "LabelColumns", "Points", "Relation", "RelationColumns", "any_ignored", "columns_of"]
 
 _AHEAD = 2**13  # rows whose tables are made at once
 
@@ -137,6 +137,10 @@ class LabelColumns(Columns):
         self.steps = False  # whether tables have one of few widths, so that there are few sizes to compile for
         self._itself = anchors is references and anchors.fresh
         self._ids = None if self.ids is None or self._itself else _Ranges(*self.ids)
+        length = self._labels.length
+        alone = self._ids is None  # what is known of classes is then known of sets
+        self._some_p = alone and bool(length.min(initial=self.width) > self._itself)
+        self._some_n = alone and bool(length.max(initial=0) < self.width - 1)
         self._ahead: tuple[slice, tuple[Tensor, ...]] = slice(0, -1), ()  # of which rows tables are known, and these
 
     @property
@@ -191,19 +195,33 @@ class LabelColumns(Columns):
         num = num_excluded + 1  # and the spare column
         return columns, torch.from_numpy(same_class), others, torch.from_numpy(num), torch.from_numpy(num_positives)
 
-    def scores(self, similarity: Similarity, a: Tensor, r: Tensor, block: Block, rows: slice) -> tuple[Scores, Scores]:
+    def scores(self, similarity: Similarity, a: Tensor, r: Tensor, block: Block | None, rows: slice) -> tuple[Scores, Scores]:
         """Positives gathered, negatives as the whole row."""
-        value = torch.nn.functional.pad(similarity.score(a, r), (0, 1), value=HARMLESS)
-        return self.sets(value, block, rows)
+        value, tables = torch.nn.functional.pad(similarity.score(a, r), (0, 1), value=HARMLESS), self.tables(rows)
+        positive, same_class, excluded, *_ = tables
+        near = torch.where(same_class, value.gather(1, positive), HARMLESS)
+        return self.named(value.scatter(1, excluded, HARMLESS), near, tables, block)
 
-    def sets(self, value: Tensor, block: Block, rows: slice, *, in_place: bool = False, outside: float = HARMLESS) -> tuple[Scores, Scores]:
-        """`(s_n, s_p)` of the scores `value` `[b, n + 1]`, whose last column is the spare one; cells of no set hold `outside`."""
-        positive, same_class, excluded, num_excluded, num_positives = self.tables(rows)
-        near = value.gather(1, positive)
-        near = torch.where(same_class, near, outside)
-        value = value.scatter_(1, excluded, outside) if in_place else value.scatter(1, excluded, outside)
-        s_n = Scores(value, excluded=excluded, num_excluded=num_excluded, block=block, harmless=True)
-        return s_n, Scores(near, same_class, num=num_positives, columns=positive, block=block, harmless=True)
+    @staticmethod
+    def cells_(value: Tensor, tables: tuple[Tensor, ...], outside: float) -> tuple[Tensor, Tensor]:
+        """Of the scores `value` `[b, n + 1]`, whose last column is the spare one, those of negatives, in place, and of positives `[b, p]`.
+
+        Cells of no set hold `outside`.
+        """
+        positive, same_class, excluded, *_ = tables
+        near = torch.where(same_class, value.gather(1, positive), outside)
+        return value.scatter_(1, excluded, outside), near
+
+    def named(self, value: Tensor, near: Tensor, tables: tuple[Tensor, ...], block: Block | None) -> tuple[Scores, Scores]:
+        """`(s_n, s_p)` of the cells of either."""
+        positive, same_class, excluded, num_excluded, num_positives = tables
+        s_n = Scores(value, excluded=excluded, num_excluded=num_excluded, block=block, harmless=True, some=self._some_n)
+        return s_n, Scores(near, same_class, num=num_positives, columns=positive, block=block, harmless=True, some=self._some_p)
+
+
+def any_ignored(labels: Tensor) -> bool:
+    """Whether some of `labels` `[n]`, which may be read, are < 0."""
+    return bool(labels.numpy().min(initial=0) < 0)
 
 
 def _ids(anchors: Points, references: Points) -> tuple[Tensor, Tensor] | None:
@@ -221,12 +239,18 @@ class _Ranges:
     def __init__(self, keys: Tensor, references: Tensor) -> None:
         self.keys: _Integers = keys.numpy()
         self.references: _Integers = self.keys if keys is references else references.numpy()
-        ordered, self.order = self.references, None
+        ordered, self.order, order = self.references, None, None
         if (ordered[1:] < ordered[:-1]).any():
             order = ordered.argsort(kind="stable")
             ordered, self.order = ordered[order], np.append(order, len(order))
-        self.start = ordered.searchsorted(self.keys, side="left")
-        self.length = ordered.searchsorted(self.keys, side="right") - self.start
+        own = self.keys is self.references  # and are then sought in order, which takes a fraction of the time
+        sought = ordered if own else self.keys
+        self.start = ordered.searchsorted(sought, side="left")
+        self.length = ordered.searchsorted(sought, side="right") - self.start
+        if own and order is not None:
+            place = np.empty_like(order)
+            place[order] = np.arange(len(order))
+            self.start, self.length = self.start[place], self.length[place]
 
     def table(self, rows: slice, steps: bool = False) -> tuple[_Integers, _Flags]:
         """`[b, p]` columns and which of them are there; with `steps` p is one of few numbers, of which there are four between x and 2 x."""

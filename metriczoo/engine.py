@@ -7,7 +7,7 @@ block in the forward pass, with no recomputation. Blocks that stay in cache make
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +21,9 @@ from metriczoo._execution import keep_freed_memory, memory, settings, tracing
 from metriczoo._halves import Halves
 from metriczoo._stream import THIN, NeedsCells, Stream, prepared
 from metriczoo._tiles import Tiles
+from metriczoo._whole import scores_of_all
 from metriczoo.columns import AcrossColumns, Columns, LabelColumns
-from metriczoo.reduction import Totals, divisors, stacked
+from metriczoo.reduction import Totals, divisors, reduced, stacked
 from metriczoo.scores import Block, Scores
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Problem", "evaluate"]
 
+_SMALL = 2**17  # scores of a batch that is small
 _TALL = 4  # times the height of a block that it may have to hold the whole of a class
 
 
@@ -82,10 +84,6 @@ class Problem:
         """What the anchors `rows` add up to."""
         return stacked(apart(self.loss, s_n, s_p, self.columns.keep[rows], self.columns.strata))
 
-    def totals(self, a: Tensor, r: Tensor, rows: slice) -> Totals:
-        """What the anchors `rows` add up to, by autograd from prepared anchors `a` and references `r`."""
-        return self.finish(*self.columns.scores(self.loss.similarity, a, r, self.block(r, rows, a.device), rows), rows)
-
     def value(self, sums: Totals) -> Tensor:
         """The loss, from the sums over all anchors, `[terms]`."""
         return (sums.value.double() / divisors(self.loss.reduction, sums)).sum()
@@ -94,10 +92,28 @@ class Problem:
         """The loss by one block: the reference, differentiable any number of times."""
         if self.columns.streamed and references is not None:
             references = prepared(self.loss.similarity, references, anchors.dtype)
-        every = self.totals(anchors, anchors if references is None else references, slice(0, len(anchors)))
-        if self.loss.reduction == "none":
-            return every.value.sum(1)
-        return self.value(Totals(*(part.sum(0) for part in every))).to(anchors.dtype)
+        rows, r = slice(0, len(anchors)), anchors if references is None else references
+        block = self.block(r, rows, anchors.device)
+        return self._whole(*self.columns.scores(self.loss.similarity, anchors, r, block, rows), anchors.dtype)
+
+    def small(self, anchors: Tensor, references: Tensor | None) -> Tensor:
+        """The same with the products of a tile."""
+        assert isinstance(self.columns, LabelColumns)
+        block = self.block(anchors if references is None else references, slice(0, len(anchors)), anchors.device)
+        return self._whole(*scores_of_all(self.loss.similarity, self.columns, anchors, references, block), anchors.dtype)
+
+    def _whole(self, s_n: Scores, s_p: Scores, dtype: torch.dtype) -> Tensor:
+        return reduced(self.loss.reduction, apart(self.loss, s_n, s_p, self.columns.keep, self.columns.strata)).to(dtype)
+
+    @property
+    def is_small(self) -> bool:
+        """Whether the whole batch is one block whose arithmetic takes no longer than a graph for a tile would."""
+        loss, columns, similarity = self.loss, self.columns, self.loss.similarity
+        if loss.execution == "tiled" or loss.compiled or self.budget is not None or settings.memory_budget is not None:
+            return False
+        if not isinstance(columns, LabelColumns) or columns.streamed or columns.width * columns.keep.shape[0] > _SMALL:
+            return False
+        return similarity.is_product or similarity.distance_power is not None
 
     def _symmetric(self) -> bool:
         """Whether the gradients of a block of all scores take one matrix product for both of their sides."""
@@ -144,15 +160,18 @@ def _differentiable(fact: Any) -> bool:
     return isinstance(fact, Tensor) and fact.requires_grad
 
 
-def evaluate(problem: Problem, anchors: Tensor, references: Tensor | None, parameters: Sequence[Tensor]) -> Tensor:
+def evaluate(problem: Problem, anchors: Tensor, references: Tensor | None, learnable: Callable[[], Sequence[Tensor]]) -> Tensor:
     """The loss of prepared `anchors` `[N, d]` against `references` `[n, d]`; None means the anchors themselves.
 
-    References are prepared, unless they are to be streamed. `parameters` are all other tensors that may require a gradient inside
+    References are prepared, unless they are to be streamed. `learnable` gives all other tensors that may require a gradient inside
     `per_anchor`, the miner and the similarity.
     """
     execution = problem.loss.execution
     if execution == "dense" or not problem.loss.tileable or tracing(anchors):
         return problem.dense(anchors, references)
+    if problem.is_small:
+        return problem.small(anchors, references)
+    parameters = learnable()
     if problem.columns.streamed and references is not None:
         try:
             return _by_blocks(problem, anchors, references, parameters)

@@ -12,7 +12,7 @@ from metriczoo._checks import check_choice
 from metriczoo._execution import reads_are_free
 from metriczoo.scores import Scores, Terms
 
-__all__ = ["REDUCTIONS", "Totals", "added", "divisors", "stacked", "totals", "totals_apart"]
+__all__ = ["REDUCTIONS", "Totals", "added", "divisors", "reduced", "stacked", "totals", "totals_apart"]
 
 REDUCTIONS = {
     "mean": "sum / number of groups: each term over its own anchors, pairs or triplets, those with loss 0 counted",
@@ -36,17 +36,21 @@ def _anchor_terms(
     loss: Tensor, s_n: Scores, s_p: Scores, needs_positives: bool, needs_negatives: bool, reduction: str | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """A loss of one number per anchor: which anchors count, which have a loss, and over how many pairs."""
-    negatives, positives = s_n.count(), s_p.count()
-    either = positives if needs_positives else negatives if needs_negatives else negatives + positives
-    valid = (torch.minimum(positives, negatives) if needs_positives and needs_negatives else either) > 0
-    groups, all_valid = valid.long(), reads_are_free(valid) and bool(valid.all())
+    all_valid = (s_p.some or s_n.some) and (s_p.some or not needs_positives) and (s_n.some or not needs_negatives)
+    groups = torch.ones_like(s_p.count())
+    valid = groups
     if not all_valid:
-        loss = torch.where(valid, loss, 0.0)
+        negatives, positives = s_n.count(), s_p.count()
+        either = positives if needs_positives else negatives if needs_negatives else negatives + positives
+        valid = (torch.minimum(positives, negatives) if needs_positives and needs_negatives else either) > 0
+        groups, all_valid = valid.long(), reads_are_free(valid) and bool(valid.all())
+        if not all_valid:
+            loss = torch.where(valid, loss, 0.0)
     active, pairs = groups, groups
     if reduction in (None, "mean_active"):
         active = (loss != 0).long()
     if reduction in (None, "mean_pairs"):
-        pairs = negatives + positives
+        pairs = s_n.count() + s_p.count()
         pairs = pairs if all_valid else torch.where(valid, pairs, 0)
     return loss, groups, active, pairs
 
@@ -89,7 +93,7 @@ def totals_apart(
         for term in (result,) if isinstance(result, Terms) else result:
             count = term.count.long()
             columns.append((term.total, count, term.active.long() if reduction in (None, "mean_active") else count, count))
-    every = (Totals(*(_by_anchor(column, len(keep)) for column in term)) for term in columns)
+    every = (Totals(*(_by_anchor(column, keep.shape[0]) for column in term)) for term in columns)
     if reads_are_free(keep) and bool(keep.all()):
         return list(every)
     return [Totals(*(torch.where(keep, column, 0) for column in term)) for term in every]
@@ -97,7 +101,7 @@ def totals_apart(
 
 def _by_anchor(column: Tensor, b: int) -> Tensor:
     """`[b]`: by anchor, of what may be by group."""
-    return column if len(column) == b else column.reshape(b, -1).sum(1)
+    return column if column.shape[0] == b else column.reshape(b, -1).sum(1)
 
 
 def added(terms: Sequence[Totals]) -> Totals:
@@ -121,3 +125,17 @@ def divisors(reduction: str, sums: Totals) -> Tensor:
     if reduction == "sum":
         return torch.ones_like(groups, dtype=torch.float64)
     return (groups if check_choice("reduction", reduction, ("mean", "mean_active")) == "mean" else active).clamp(min=1).double()
+
+
+def reduced(reduction: str, terms: Sequence[Totals]) -> Tensor:
+    """The loss, of the totals of each term by anchor, `[b]`: float64, or `[b]` for reduction "none"."""
+    if reduction == "none":
+        return terms[0].value if len(terms) == 1 else torch.stack([term.value for term in terms]).sum(0)
+    totals = [term.value.sum(dtype=torch.float64) for term in terms]
+    if reduction == "mean_pairs":
+        pairs = [term.pairs.sum() for term in terms]
+        return sum(totals[1:], totals[0]) / sum(pairs[1:], pairs[0]).clamp(min=1)
+    if reduction != "sum":
+        counts = ((term.groups if reduction == "mean" else term.active).sum().clamp(min=1) for term in terms)
+        totals = [total / count for total, count in zip(totals, counts, strict=True)]
+    return sum(totals[1:], totals[0])

@@ -67,6 +67,7 @@ class Scores:
         columns: `[b, n]` int64, which reference each cell scores. Default: cell `j` scores reference `j`.
         block: where the scores come from.
         harmless: whether the cells outside the set are known to hold `HARMLESS`.
+        some: whether every anchor is known to have a cell in the set.
 
     Example:
         >>> s = Scores(torch.tensor([[0.5, 0.1], [0.3, 0.2]]), torch.tensor([[True, True], [False, False]]))
@@ -76,7 +77,7 @@ class Scores:
         tensor([6., 0.])
     """
 
-    __slots__ = ("_mask", "_num", "_num_excluded", "block", "columns", "excluded", "harmless", "value")
+    __slots__ = ("_mask", "_num", "_num_excluded", "block", "columns", "excluded", "harmless", "some", "value")
 
     def __init__(
         self,
@@ -89,13 +90,14 @@ class Scores:
         columns: Tensor | None = None,
         block: Block | None = None,
         harmless: bool = False,
+        some: bool = False,
     ) -> None:
         if mask is not None and mask.shape != value.shape:
             raise ValueError(f"Expected `mask` to have the shape of `value`, {list(value.shape)}, but got {list(mask.shape)}.")
         if excluded is not None and (mask is not None or num_excluded is None):
             raise ValueError("Expected `excluded` to come with `num_excluded` and without `mask`.")
         self.value, self._mask, self.excluded, self._num_excluded, self._num = value, mask, excluded, num_excluded, num
-        self.columns, self.block, self.harmless = columns, block, harmless
+        self.columns, self.block, self.harmless, self.some = columns, block, harmless, some
 
     def __repr__(self) -> str:
         return f"Scores({self.value.shape[0]} anchors x {self.value.shape[1]} references)"
@@ -141,7 +143,7 @@ class Scores:
         return pad(x, (0, self.value.shape[1] - len(x))).expand_as(self.value)
 
     def _with(self, value: Tensor) -> Scores:
-        same = Scores(value, self._mask, columns=self.columns, block=self.block)
+        same = Scores(value, self._mask, columns=self.columns, block=self.block, some=self.some)
         same.excluded, same._num_excluded, same._num = self.excluded, self._num_excluded, self._num
         return same
 

@@ -239,6 +239,7 @@ def test_an_offset_does_not_change_initial_maps(init):
         ("auto", 5, "at most 4"),
         ("auto", 0, "at least 1"),
         (np.full((2, 4), np.nan), None, "NaN"),
+        (np.zeros((2, 4)), None, "other than 0"),
     ],
 )
 def test_wrong_initial_maps(init, n_components, message, iris):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import resource
+import warnings
 
 import numpy as np
 import pytest
@@ -195,6 +196,7 @@ class TestLocal:
             lmnn.transform,
             lambda X: lmnn.pair_distance(X[:, None].repeat(2, 1)),
             lambda X: lmnn.score_pairs(X[:, None].repeat(2, 1)),
+            lambda X: lmnn.get_feature_names_out(),
         ):
             with pytest.raises(ValueError, match="`local` to be None"):
                 ask(X)
@@ -276,6 +278,7 @@ class TestBadInput:
         ("options", "message"),
         [
             ({"init": np.eye(4)}, "`init`"),
+            ({"init": np.zeros((3, 3))}, "other than 0"),
             ({"init": "pcaa"}, "Did you mean 'pca'"),
             ({"n_components": 9}, "`n_components`"),
             ({"solver": "bfgs"}, "Did you mean 'lbfgs'"),
@@ -318,6 +321,18 @@ class TestBadInput:
         X, y = _blobs()
         lmnn = LMNN().fit(np.column_stack([X, np.full(len(X), 1e6)]), y)
         assert lmnn.score(np.column_stack([X, np.full(len(X), 1e6)]), y) > 0.9
+
+    @pytest.mark.parametrize("scale", [1e4, 1e8, 1e12])
+    @pytest.mark.parametrize("options", [{}, {"solver": "psd"}, {"penalty": "squared"}, {"local": "class"}, {"margin": 1e-3}], ids=str)
+    def test_features_lost_beside_one_of_a_large_scale_are_told(self, options, scale):
+        X, y = load_wine(return_X_y=True)
+        X = X / X.std(0)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            LMNN(**options).fit(X, y)
+        X[:, 0] *= scale
+        with pytest.warns(ConvergenceWarning, match="cannot see some features"):
+            LMNN(**options).fit(X, y)
 
     def test_max_iter_warns(self):
         with pytest.warns(ConvergenceWarning, match="max_iter=2"):

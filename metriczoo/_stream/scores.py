@@ -24,6 +24,7 @@ class StreamedScores(Scores):
     __slots__ = ("_anchors", "_kept", "_span", "_steps")
 
     columns = None
+    some = False
 
     def __init__(self, anchors: Anchors, span: slice, steps: Sequence[Step] = (), kept: Tensor | None = None) -> None:
         self._anchors, self._span, self._steps, self._kept = anchors, span, steps, kept

@@ -24,15 +24,19 @@ __all__ = [
 
 def pair_terms(losses: Scores, against: Scores | None = None, *, weight: float | Tensor = 1.0) -> Terms:
     """The terms of a loss per pair, which is `weight` times a value. An anchor whose set `against` is empty has no pair that counts."""
-    if against is not None:
+    if against is not None and not against.some:
         losses = losses.where((against.count() > 0).unsqueeze(1))
     if not in_one_array(losses):
         with torch.no_grad():
             active = losses.map(lambda v: v.sign().abs()).sum()
-        return Terms(weight * losses.sum(), losses.count(), active)
+        return Terms(_times(weight, losses.sum()), losses.count(), active)
     filled = losses.fill(0.0)
     active = filled.detach().sign().abs_().sum(1)  # comparisons and masks take several times the time of arithmetic
-    return Terms(weight * filled.sum(1), losses.count(), active)
+    return Terms(_times(weight, filled.sum(1)), losses.count(), active)
+
+
+def _times(weight: float | Tensor, total: Tensor) -> Tensor:
+    return total if isinstance(weight, float) and weight == 1 else weight * total
 
 
 def in_one_array(scores: Scores) -> bool:

@@ -49,7 +49,8 @@ class _LogShare(torch.autograd.Function):
         ctx.sets, ctx.scale, ctx.apart = (s_n, s_p), scale, apart
         (terms_n, shift_n), (terms_p, shift_p) = (_exponentials(s, scale) for s in (s_n, s_p))
         sum_n, sum_p = terms_n.sum(1), terms_p.sum(1)
-        gap = torch.where(sum_p > 0, scale * (shift_n - shift_p) + (sum_n / sum_p).log(), -math.inf)
+        gap = scale * (shift_n - shift_p) + (sum_n / sum_p).log_()
+        gap = gap if s_p.some else torch.where(sum_p > 0, gap, -math.inf)
         ctx.save_for_backward(far, near, gap, sum_n, sum_p)
         ctx.terms = (terms_n, terms_p) if any(ctx.needs_input_grad[:2]) else None
         loss = softplus(gap)
@@ -71,13 +72,18 @@ class _LogShare(torch.autograd.Function):
         grad = ctx.scale * grad
         push = grad * gap.sigmoid()
         pull = push - grad if ctx.apart else push
-        g_n = terms_n.mul_(torch.where(sum_n > 0, push / sum_n, 0.0).unsqueeze(1))
-        g_p = terms_p.mul_(torch.where(sum_p > 0, -pull / sum_p, 0.0).unsqueeze(1))
+        g_n, g_p = terms_n.mul_(_share(push, sum_n, s_n)), terms_p.mul_(_share(-pull, sum_p, s_p))
         if ctx.apart:
             each = grad / s_p.count().clamp(min=1)
             g_p.sub_(s_p.fill_(each.unsqueeze(1).repeat(1, g_p.shape[1]), 0.0))
         return g_n, g_p, None, None, None, None
 
 
+def _share(x: Tensor, total: Tensor, scores: Scores) -> Tensor:
+    share = x / total
+    return (share if scores.some else torch.where(total > 0, share, 0.0)).unsqueeze(1)
+
+
 def _exponentials(scores: Scores, scale: float) -> tuple[Tensor, Tensor]:
-    return exponentials_(scores.fill_(scores.value.detach().clone(), -math.inf), scale)
+    terms = scores.fill(-math.inf)
+    return exponentials_(terms.clone() if terms is scores.value else terms, scale)

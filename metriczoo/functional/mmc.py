@@ -9,7 +9,7 @@ from metriczoo.scores import Scores, Terms, as_scores
 
 __all__ = ["mmc"]
 
-_LEAST = 1e-30  # mean distance whose logarithm is taken where all negatives coincide
+_LEAST = 1e-18  # mean distance whose logarithm is taken where all negatives coincide; squares of smaller ones underflow in float32
 
 
 def mmc(s_n: Tensor | Scores, s_p: Tensor | Scores, *, sums: Tensor | None = None) -> tuple[Terms, Terms]:

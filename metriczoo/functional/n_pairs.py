@@ -40,7 +40,8 @@ def n_pairs(s_n: Tensor | Scores, s_p: Tensor | Scores, *, penalty: float | Tens
     """
     s_n, s_p = as_scores(s_n), as_scores(s_p)
     push = s_n.logsumexp().unsqueeze(1)
-    return pair_terms(s_p.map(lambda s: softplus(push - s) + penalty), s_n)
+    losses = s_p.map(lambda s: softplus(push - s))
+    return pair_terms(losses if isinstance(penalty, float) and not penalty else losses.map(lambda v: v + penalty), s_n)
 
 
 def angular(s_n: Tensor | Scores, s_p: Tensor | Scores, *, angle: float | Tensor = 45.0) -> Terms:

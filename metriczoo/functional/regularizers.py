@@ -113,8 +113,16 @@ def sparse_centers(proxies: Tensor, *, eps: float = 1e-5) -> Tensor:
         Qian, Shang, Sun, Hu, Li, Jin. SoftTriple Loss: Deep Metric Learning Without Triplet Sampling. ICCV 2019.
     """
     c, k, _ = proxies.shape
-    total: Tensor = _distances(proxies, eps) if tracing(proxies) else _Distances.apply(proxies, eps)  # type: ignore[no-untyped-call]
-    return total / max(1, c * k * (k - 1))
+    return _sum_of_distances(proxies, eps) / max(1, c * k * (k - 1))
+
+
+def _sum_of_distances(proxies: Tensor, eps: float) -> Tensor:
+    if tracing(proxies):
+        return _distances(proxies, eps)
+    if not (proxies.requires_grad and torch.is_grad_enabled()):
+        return _Distances.by_class(proxies, eps, False)[0]
+    total: Tensor = _Distances.apply(proxies, eps)  # type: ignore[no-untyped-call]
+    return total
 
 
 def _distances(proxies: Tensor, eps: float) -> Tensor:
@@ -131,7 +139,7 @@ class _Distances(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, proxies: Tensor, eps: float) -> Tensor:
-        total, ctx.gradient = _Distances.by_class(proxies, eps, ctx.needs_input_grad[0])
+        total, ctx.gradient = _Distances.by_class(proxies, eps, True)
         ctx.eps = eps
         ctx.save_for_backward(proxies)
         return total

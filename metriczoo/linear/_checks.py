@@ -76,5 +76,7 @@ def as_init(init: Any, n_components: Any, num_features: int) -> str | Array:
     if matrix.shape != (rank, num_features) or not 0 < rank <= num_features:
         rows = f"{rank}" if n_components is not None else f"r <= {num_features}"
         raise ValueError(f"Expected `init` to be of shape [{rows}, {num_features}], one column per feature, but got {describe(matrix)}.")
+    if not matrix.any():
+        raise ValueError("Expected `init` to have an entry other than 0, since the gradient is 0 at the zero map, but got zeros only.")
     copy: Array = matrix.copy()
     return copy

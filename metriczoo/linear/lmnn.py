@@ -28,6 +28,7 @@ __all__ = ["LMNN"]
 
 Array = npt.NDArray[np.float64]
 _PLATEAU = 3  # epochs without a better value after which the learning rate is halved
+_BLIND = 0.5  # share of the objective that one feature alone could take from it
 _HALVINGS = 6  # of the learning rate, the last of which ends the descent
 
 
@@ -78,7 +79,10 @@ class LMNN(ClassifierMixin, SupervisedLinearMetric):  # type: ignore[misc]
         n_impostors_: pairs (anchor, impostor) at the end; not after "minibatch".
 
     Raises:
-        ValueError: for one class, a class that is too small, an unknown option, or a start of the wrong shape.
+        ValueError: for one class, a class that is too small, an unknown option, or a start of the wrong shape, or of zeros.
+
+    Warns:
+        ConvergenceWarning: if `max_iter` is too few, or the features differ so much in scale that those of a small one are lost.
 
     Example:
         >>> from sklearn.datasets import load_iris
@@ -181,7 +185,14 @@ class LMNN(ClassifierMixin, SupervisedLinearMetric):  # type: ignore[misc]
             self._targets = targets
             converged = descend(centred, classes, targets, random, progress)
         progress.close()
-        if not converged:
+        if converged and self._is_blind(centred, classes):
+            warnings.warn(
+                "LMNN has ended where it cannot see some features, which are of a much smaller scale than others: scale them first, "
+                "as sklearn.preprocessing.StandardScaler does.",
+                ConvergenceWarning,
+                stacklevel=2,
+            )
+        elif not converged:
             warnings.warn(
                 f"LMNN has not converged in max_iter={self.max_iter} steps: raise `max_iter` or `tol`.", ConvergenceWarning, stacklevel=2
             )
@@ -329,6 +340,22 @@ class LMNN(ClassifierMixin, SupervisedLinearMetric):  # type: ignore[misc]
         check_is_fitted(self)
         return np.asarray(np.swapaxes(self.components_, -1, -2) @ self.components_)
 
+    def get_feature_names_out(self, input_features: Any = None) -> npt.NDArray[Any]:
+        """Names of the columns that `transform` gives: `lmnn0`, `lmnn1` and so on.
+
+        Args:
+            input_features: ignored.
+
+        Returns:
+            `[r]`, texts.
+
+        Raises:
+            NotFittedError: before `fit`.
+            ValueError: with `local`, for there is no such column.
+        """
+        self._check_one_map()
+        return np.asarray(super().get_feature_names_out(input_features))
+
     def _check_one_map(self) -> None:
         if self.local is not None:
             raise ValueError(
@@ -414,6 +441,20 @@ class LMNN(ClassifierMixin, SupervisedLinearMetric):  # type: ignore[misc]
         objective(self._maps)
         self.n_impostors_ = objective.num_impostors
         return descent.converged
+
+    def _is_blind(self, X: Array, classes: Classes) -> bool:
+        """Whether some weight for a feature of unit variance would lower the objective by much, though the descent has ended.
+
+        At an optimum none can, and nearly none by more than 1 % of the objective per margin after a descent. But in L the gradient along a
+        direction is as small as the map of it, so it vanishes where the unit of one feature is far below that of the others.
+        """
+        variances = X.var(axis=0)
+        if self._maps.shape[1] < X.shape[1] or self._targets is None:  # a low rank leaves directions out
+            return False
+        value, slopes = self._objective(X, classes, self._targets)(self._maps, by_metric=True)
+        seen = variances > 0
+        gains = -np.diagonal(slopes, axis1=1, axis2=2)[:, seen] / variances[seen] * self.margin
+        return bool((gains > _BLIND * value).any())
 
     def _descend_by_batches(self, X: Array, classes: Classes, targets: Targets, random: np.random.RandomState, progress: Progress) -> bool:
         """One pass by batches; whether it has converged."""

@@ -17,7 +17,7 @@ from metriczoo._checks import check_choice, check_count, check_number
 from metriczoo.functional import nca
 from metriczoo.linear._base import Array, SupervisedLinearMetric
 from metriczoo.linear._checks import as_classes, as_init, as_labelled, as_rank
-from metriczoo.linear._initial import initial_map
+from metriczoo.linear._initial import initial_map, without_mean
 from metriczoo.linear._progress import Progress
 from metriczoo.losses import Loss, NCALoss, from_function
 from metriczoo.references import References
@@ -26,7 +26,8 @@ from metriczoo.similarity import NegativeSquaredEuclidean
 
 __all__ = ["NCA"]
 
-_CELLS = 2**18  # of a tile, that stays in the cache
+_CELLS = 2**17  # of a tile, that stays in the cache
+_NORM = 4.0  # root mean square of the points to start from; errors in validation within training points hardly differ from 3 to 5
 _PATIENCE = 5  # epochs without a better mean after which mini-batches end
 
 
@@ -37,13 +38,14 @@ class NCA(SupervisedLinearMetric):
         p_i = \sum_{j: y_j = y_i} \frac{e^{-\|L x_i - L x_j\|^2}}{\sum_{k \ne i} e^{-\|L x_i - L x_k\|^2}}, \qquad j \ne i
 
     The sum is the expected number of points that stochastic nearest neighbours classify right. It is not convex: `init` matters.
-    Distances are computed in tiles, so that memory does not grow with the square of the number of points. The scale of the features counts:
-    where neighbours are much nearer or farther than 1 the gradient vanishes, so scale them first.
+    Distances are computed in tiles, so that memory does not grow with the square of the number of points. The objective knows distances
+    much nearer or farther than 1 by no gradient, so the points are first divided by one number, after which their squared distance to their
+    mean is 16 on average: the scale of all features together does not matter, that of one beside another does.
 
     Args:
         n_components: r, rows of L; None is the number of features, or of the rows of `init` if that is a matrix.
-        init: where to start: a matrix `[r, d]`, or "pca", "lda", "identity", "random"; "auto" is "lda" if r is below the number of classes,
-            else "pca" if it is below the number of features and of samples, else "identity".
+        init: where to start: a matrix `[r, d]`, taken as it is, or of the divided points "pca", "lda", "identity", "random". "auto" is
+            "lda" if r is below the number of classes, else "pca" if it is below the number of features and of samples, else "identity".
         objective: "expected", as above, or "log": :math:`-\sum_i \log p_i`, which a point far from all of its class dominates.
         batch_size: anchors per step of Adam, each compared with all points. None: all of them per step, by L-BFGS.
         learning_rate: of mini-batches, as a share of the root mean square of the first map; it falls to 0 over the epochs.
@@ -55,12 +57,13 @@ class NCA(SupervisedLinearMetric):
 
     Attributes:
         components_: L, `[r, d]`.
-        n_iter_: steps, or epochs.
+        n_iter_: steps, or epochs; 1 of a start that is at an optimum.
         objectives_: `[n_iter_ + 1]`, the objective before and after each step; it never rises. Of mini-batches `[n_iter_]`, the one seen
             during each epoch, which may.
 
     Raises:
-        ValueError: by `fit`, of samples that are not finite, of one class, of classes of one sample each, of an `init` of a wrong shape.
+        ValueError: by `fit`, of samples that are not finite, of one class, of classes of one sample each, of an `init` of a wrong shape or
+            of zeros.
 
     Warns:
         ConvergenceWarning: if `max_iter` is too few.
@@ -129,9 +132,12 @@ class NCA(SupervisedLinearMetric):
         random = check_random_state(self.random_state)
         start = as_init(self.init, self.n_components, X.shape[1])
         rank = as_rank(self.n_components, X.shape[1]) if isinstance(start, str) else len(start)
-        first = initial_map(start, X, codes, rank, random)
+        centred = without_mean(X)
+        unit = _root_mean_square_norm(centred) / _NORM or 1.0  # in which steps and gradients have the same size for all scales of X
+        scaled = centred / unit
+        first = initial_map(start, scaled, codes, rank, random) if isinstance(start, str) else start * unit
         most, tol = check_count("max_iter", self.max_iter), check_number("tol", self.tol, low=0)
-        problem = _Problem(X - X.mean(0), codes, self.objective, self.device, torch.float32 if self.batch_size else torch.float64)
+        problem = _Problem(scaled, codes, self.objective, self.device, torch.float32 if self.batch_size else torch.float64)
         progress = Progress("NCA", most, self.verbose)
         if self.batch_size is None:
             self.components_, objectives, converged = _by_lbfgs(problem, first, most, tol, progress)
@@ -142,11 +148,17 @@ class NCA(SupervisedLinearMetric):
             self.components_, objectives, converged = _by_batches(problem, first, size, rate, most, tol, random, progress)
             self.n_iter_ = len(objectives)
         progress.close()
+        self.components_ /= unit
         self.objectives_ = np.array(objectives)
         if not converged:
             steps = "steps" if self.batch_size is None else "epochs"
             warnings.warn(f"NCA did not converge in {self.n_iter_} {steps}: raise `max_iter` or `tol`.", ConvergenceWarning, stacklevel=2)
         return self
+
+
+def _root_mean_square_norm(points: Array) -> float:
+    largest = float(np.abs(points).max()) or 1.0  # whose square could overflow
+    return largest * float(np.sqrt(np.square(points / largest).sum(1).mean()))
 
 
 class _Problem:
@@ -183,7 +195,9 @@ class _Problem:
         """
         Z = self.X @ L.T
         norms, total = (Z * Z).sum(1), Z.new_zeros(())
-        by_point, by_column = torch.zeros_like(Z), torch.zeros_like(norms)
+        low_rank = 2 * len(L) < self.X.shape[1]
+        carried, by_column = Z if low_rank else self.X, torch.zeros_like(norms)
+        forward, backward = torch.zeros_like(carried), torch.zeros_like(carried)
         height = max(1, _CELLS // len(Z))
         for begin in range(0, len(Z), height):
             rows = slice(begin, min(begin + height, len(Z)))
@@ -196,11 +210,13 @@ class _Problem:
             shares = own.sum(1, keepdim=True)
             total += shares.sum()
             P.mul_(-shares)[:, classes].add_(own)
-            by_point[rows].addmm_(P, Z)
-            by_point.addmm_(P.T, Z[rows])
+            torch.mm(P, carried, out=forward[rows])
+            if low_rank:
+                backward.addmm_(P.T, Z[rows])
             by_column += P.sum(0)
-        by_point -= by_column[:, None] * Z
-        return -float(total), -2 * by_point.T @ self.X
+        by_point = forward + backward - by_column[:, None] * carried
+        gradient = by_point.T @ self.X if low_rank else Z.T @ by_point + L @ (forward.T @ self.X)  # which needs no products with P.T
+        return -float(total), -2 * gradient
 
 
 def _expected() -> Loss:
@@ -227,6 +243,8 @@ def _by_lbfgs(problem: _Problem, first: Array, most: int, tol: float, progress: 
 
     options = {"maxiter": most, "maxfun": 20 * most, "ftol": tol, "gtol": tol}
     found = minimize(evaluate, first.ravel(), jac=True, method="L-BFGS-B", callback=accept, options=options)
+    if len(objectives) == 1:  # nothing to gain: scikit-learn expects of all estimators that they count a step
+        accept(first)
     return found.x.reshape(first.shape), objectives, bool(found.success)
 
 

@@ -16,7 +16,7 @@ from metriczoo._checks import Bounds, as_ids, as_labels, check_choice, check_cou
 from metriczoo._coupled import pool_of, statistic_of
 from metriczoo._execution import checking, full_precision, memory, reads_are_free, tracing
 from metriczoo._stream import THIN, prepared
-from metriczoo.columns import Columns, Points, Relation, columns_of
+from metriczoo.columns import Columns, Points, Relation, any_ignored, columns_of
 from metriczoo.engine import Problem, evaluate
 from metriczoo.losses._symbols import hint
 from metriczoo.losses.tags import Tags
@@ -220,7 +220,7 @@ class Loss(nn.Module):
             seed = None if self.miner is None else self.miner.draw_seed(anchors.device)
             problem = Problem(self, columns, anchors.shape[1], seed, self.memory_budget, facts)
             columns.grouped = order is not None
-            value = evaluate(problem, prepared, compared, self._learnable())
+            value = evaluate(problem, prepared, compared, self._learnable)
             return value if order is None or self.reduction != "none" else value[order.argsort()]
 
     def _order(self, labels: Tensor) -> Tensor | None:
@@ -229,7 +229,7 @@ class Loss(nn.Module):
             return None
         if self.proxies is not None or self.relation is not None or self.miner is not None or not reads_are_free(labels):
             return None
-        return None if bool((labels < 0).any()) else labels.argsort(stable=True)
+        return None if any_ignored(labels) else labels.argsort(stable=True)
 
     def _meet(self, anchors: Tensor, labels: Tensor, references: Any, ids: Tensor | None) -> tuple[Columns, Tensor, Tensor | None]:
         """Columns, prepared anchors, and prepared references (None: the anchors)."""
@@ -279,7 +279,7 @@ class Loss(nn.Module):
     def _columns(self, anchors: Points, points: Points, prepared: Tensor, compared: Tensor | None) -> tuple[Columns, Tensor, Tensor | None]:
         """Without the ignored references, where their labels can be read; elsewhere masks leave them out."""
         labels, positions = points.labels, None
-        if labels.dim() == 1 and reads_are_free(labels) and bool((labels < 0).any()):
+        if labels.dim() == 1 and reads_are_free(labels) and any_ignored(labels):
             kept = (labels >= 0).nonzero().squeeze(1)
             points = Points(labels[kept], None if points.ids is None else points.ids[kept])
             compared, positions = (prepared if compared is None else compared)[kept], pad(kept, (0, 1))

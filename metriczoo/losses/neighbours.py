@@ -162,8 +162,10 @@ class InstanceLoss(Loss):
 def _merge(x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Means by label in place of the first point of each, and labels -1 for the others."""
     n = len(labels)
-    if reads_are_free(labels) and len(np.unique(labels.numpy())) == n:  # nothing to merge
-        return x, labels
+    if reads_are_free(labels):
+        known = np.sort(labels.numpy())
+        if (known[1:] != known[:-1]).all():  # nothing to merge
+            return x, labels
     ordered, order = labels.sort(stable=True)
     places = torch.arange(n, device=labels.device)
     starts = torch.cat([ordered.new_ones(min(n, 1), dtype=torch.bool), ordered[1:] != ordered[:-1]])

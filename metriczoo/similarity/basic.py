@@ -161,6 +161,29 @@ _NEAR = 0.01  # squared distances below this share of the squared norms lose dig
 _WIDE = 2**22  # elements of an array of differences that may be held at once
 
 
+def _with_square(x: Tensor) -> Tensor:
+    """`[..., n, d + 1]`: points with their squared norm as a last component."""
+    if tracing(x):
+        return torch.cat([x, x.square().sum(-1, keepdim=True)], dim=-1)
+    result: Tensor = _WithSquare.apply(x)  # type: ignore[no-untyped-call]
+    return result
+
+
+class _WithSquare(torch.autograd.Function):
+    """By fewer operations than those of autograd, which in a small batch take as long as a product."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return torch.cat([x, torch.linalg.vecdot(x, x).unsqueeze(-1)], dim=-1)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        result: Tensor = torch.addcmul(grad[..., :-1], x, grad[..., -1:], value=2)
+        return result
+
+
 def _squared_distances(a: Tensor, r: Tensor) -> Tensor:
     """`[..., b, n]`: squared Euclidean distances of points that carry their squared norm as a last component.
 
@@ -232,7 +255,7 @@ class NegativeSquaredEuclidean(Similarity):
     def prepare(self, x: Tensor) -> Tensor:
         """The points, or unit vectors, with their squared norms as a last component."""
         x = unit(x) if self.normalize else x
-        return torch.cat([x, x.square().sum(-1, keepdim=True)], dim=-1)
+        return _with_square(x)
 
     def score(self, a: Tensor, r: Tensor) -> Tensor:
         """Negated squared distances."""

@@ -142,7 +142,7 @@ def variance(anchors, *, epsilon):
 # Xing et al. 2002, section 2, d = -s, means in place of sums: that of d^2 over positives, less the logarithm of that of d over negatives.
 def mmc(anchors):
     distances = [-n for a in anchors for n in a.s_n]
-    push = -math.log(max(sum(distances) / max(1, len(distances)), 1e-30))
+    push = -math.log(max(sum(distances) / max(1, len(distances)), 1e-18))
     return [p * p for a in anchors for p in a.s_p], [push for _ in distances]
 
 

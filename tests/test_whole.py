@@ -1,0 +1,134 @@
+"""Small batches, whose scores are one node of an ordinary graph: as dense execution in value, gradient and second derivative."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from metriczoo import _whole, engine, losses, miners, similarity
+
+N, D = 14, 5
+SIMILARITIES: dict[str, Callable[[], similarity.Similarity]] = {
+    "cosine": similarity.Cosine,
+    "inner": similarity.InnerProduct,
+    "euclidean": similarity.NegativeEuclidean,
+    "squared": similarity.NegativeSquaredEuclidean,
+    "mahalanobis": lambda: similarity.Mahalanobis(D, rank=3),
+}
+LOSSES: dict[str, Callable[..., losses.Loss]] = {
+    "nca": losses.NCALoss,
+    "n-pairs": losses.NPairsLoss,
+    "nt-xent": losses.NTXentLoss,
+    "circle": lambda **k: losses.CircleLoss(scale=8.0, **k),
+    "triplet": lambda **k: losses.TripletMarginLoss(margin=0.3, **k),
+    "mined": lambda **k: losses.TripletMarginLoss(miner=miners.HardMiner(), **k),
+}
+
+
+@pytest.fixture(autouse=True)
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How often the path that is tested here was taken."""
+    count = [0]
+
+    def counted(*args: object) -> object:
+        count[0] += 1
+        return _whole.scores_of_all(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(engine, "scores_of_all", counted)
+    return count
+
+
+def _batch(*, seed: int = 0) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(N, D, dtype=torch.float64, generator=generator), torch.randint(-1, 4, (N,), generator=generator)
+
+
+@pytest.mark.parametrize(
+    ("kind", "reduction"),
+    [*((kind, "mean") for kind in SIMILARITIES), *(("euclidean", r) for r in ("mean_active", "mean_pairs", "sum", "none"))],
+)
+@pytest.mark.parametrize("name", LOSSES)
+def test_is_as_dense(name: str, kind: str, reduction: str, calls: list[int]) -> None:
+    x, y = _batch()
+    others, names = _batch(seed=1)
+    for references in (None, others, others.clone().requires_grad_()):
+        outcomes = []
+        for execution in ("auto", "dense"):
+            torch.manual_seed(0)
+            loss = LOSSES[name](similarity=SIMILARITIES[kind](), reduction=reduction, execution=execution).double()
+            leaf = x.clone().requires_grad_()
+            given = () if references is None else ((references, names),)
+            inputs = [leaf, *(r for r, _ in given if r.requires_grad), *loss.parameters()]
+            value = loss(leaf, y, *given)
+            weights = torch.arange(1.0, 1 + value.numel(), dtype=torch.float64).view(value.shape)
+            first = torch.autograd.grad(value, inputs, weights, create_graph=True)
+            plain = torch.autograd.grad(loss(leaf, y, *given), inputs, weights)
+            square = sum((g**2).sum() for g in first) + 0 * leaf.sum()  # of constant gradients, too
+            second = torch.autograd.grad(square, inputs, allow_unused=True, materialize_grads=True)
+            outcomes.append((value, *first, *plain, *second))
+        for found, expected in zip(*outcomes, strict=True):
+            torch.testing.assert_close(found, expected)
+    assert calls[0] == 6
+
+
+def test_references_may_depend_on_anchors() -> None:
+    y = torch.arange(N) % 3
+    outcomes = []
+    for execution in ("auto", "dense"):
+        x = _batch()[0].requires_grad_()
+        value = losses.NPairsLoss(execution=execution)(x, y, (x * 2, y))
+        (first,) = torch.autograd.grad(value, x, create_graph=True)
+        outcomes.append((first, *torch.autograd.grad(first.square().sum(), x)))
+    for found, expected in zip(*outcomes, strict=True):
+        torch.testing.assert_close(found, expected)
+
+
+def test_gradients_that_others_share_are_not_written_to() -> None:
+    x, y = _batch()[0].requires_grad_(), torch.arange(N) % 4
+    offset = torch.zeros(N, N + 1, dtype=torch.float64, requires_grad=True)
+    loss = losses.from_function(lambda s_n, s_p: (s_n.value + offset).square().sum(1) + s_p.sum(), parameters=[offset])
+    found = torch.autograd.grad(loss(x, y), (offset, x))
+    loss.execution = "dense"
+    for one, other in zip(found, torch.autograd.grad(loss(x, y), (offset, x)), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_references_may_be_written_before_backward(reduction: str) -> None:
+    x, y = _batch()
+    references, loss = _batch(seed=1)[0], losses.NPairsLoss(reduction=reduction)
+    gradients = []
+    for factor in (1, 2):
+        leaf, given = x.clone().requires_grad_(), references.clone()
+        value = loss(leaf, y, (given, y)).sum()
+        given.mul_(factor)
+        gradients.append(torch.autograd.grad(value, leaf)[0])
+    assert torch.equal(*gradients)
+
+
+def test_a_graph_goes_with_its_value() -> None:
+    x, y = _batch()[0].requires_grad_(), torch.arange(N) % 4
+    losses.NTXentLoss()(x, y)
+    gc.collect()
+    gc.disable()
+    try:
+        before = sum(type(o) is Tensor for o in gc.get_objects())
+        value = losses.NTXentLoss()(x, y)
+        torch.autograd.grad(value, x)
+        del value
+        assert sum(type(o) is Tensor for o in gc.get_objects()) == before
+    finally:
+        gc.enable()
+
+
+def test_settings_and_sizes_that_ask_for_tiles_get_them(calls: list[int]) -> None:
+    x, y = _batch()
+    losses.NTXentLoss(execution="tiled")(x, y)
+    losses.NTXentLoss(memory_budget=64)(x, y)
+    wide = torch.randn(400, 4)
+    losses.NTXentLoss()(wide, torch.arange(400) // 4)
+    assert calls[0] == 0
