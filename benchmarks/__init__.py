@@ -1,4 +1,14 @@
-"""Benchmarks, to be run from a checkout: `python -m benchmarks.retrieval --help`."""
+"""Benchmarks, to be run from a checkout: `python -m benchmarks.retrieval --help`.
+
+Commands, each a folder with the same parts (`options`, data or `experiment`, `runs`, `tables`, `page`), as far as it has them:
+    retrieval (with the cross-validation of a reality check), leaderboard, tune, presets, two_head, instance_discrimination, linear, data,
+    conformance; performance is run by speed and memory.
+What they share:
+    command: options, the folder of results, the terminal, versions;
+    images: which can be read, at one size, distorted; features: of a frozen backbone, kept on disk;
+    training: networks, losses with what they compare with, the loop;
+    evaluation: embeddings, their metrics, comparisons; report: pages, pictures, numbers in words.
+"""
 
 import os
 

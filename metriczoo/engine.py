@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 __all__ = ["Problem", "evaluate"]
 
 _SMALL = 2**17  # scores of a batch that is small
-_TALL = 4  # times the height of a block that it may have to hold the whole of a class
+_TALL = 32  # times the height of a block that it may have to hold the whole of a class: one that is cut takes a hundred times as long
+_TALL_IN_BUDGET = 4  # the same where somebody has set the budget
 
 
 @dataclass(eq=False)
@@ -135,24 +136,25 @@ class Problem:
         count = max(1, -(-n // height))
         height = min(height, max(1, -(-n // count) + 7 & ~7))  # of multiples of 8 products take up to a tenth less
         if self.columns.grouped and self.columns.labels is not None:
-            return _of_whole_classes(self.columns.labels, max(1, height * 3 // 4))  # there are further arrays of the size of the block
+            height = max(1, height * 3 // 4)  # there are further arrays of the size of the block
+            return _of_whole_classes(self.columns.labels, height, height * (_TALL if ours else _TALL_IN_BUDGET))
         return (slice(start, min(start + height, n)) for start in range(0, n, height))
 
 
-def _of_whole_classes(labels: Tensor, height: int) -> Iterator[slice]:
-    """Blocks of sorted `labels` of about `height` rows. A class of more than `_TALL` times that is cut."""
+def _of_whole_classes(labels: Tensor, height: int, largest: int) -> Iterator[slice]:
+    """Blocks of sorted `labels` of about `height` rows. A class of more than `largest` is cut."""
     start, stop = 0, 0
     for size in labels.unique_consecutive(return_counts=True)[1].tolist():
         if stop > start and stop + size > start + height:
-            yield from _cut(start, stop, height)
+            yield from _cut(start, stop, height, largest)
             start = stop
         stop += size
     if stop > start:
-        yield from _cut(start, stop, height)
+        yield from _cut(start, stop, height, largest)
 
 
-def _cut(start: int, stop: int, height: int) -> Iterator[slice]:
-    step = stop - start if stop - start <= _TALL * height else height
+def _cut(start: int, stop: int, height: int, largest: int) -> Iterator[slice]:
+    step = stop - start if stop - start <= largest else height
     return (slice(first, min(first + step, stop)) for first in range(start, stop, step))
 
 

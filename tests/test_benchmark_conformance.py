@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import conformance
+from benchmarks.conformance import __main__ as conformance
 from metriczoo import losses
 from metriczoo.testing import LOSS_CHECKS, Subject
 from metriczoo.testing._checks import Check

@@ -12,12 +12,11 @@ import torch
 from rich.console import Console
 from sklearn.neighbors import KNeighborsClassifier
 
-from benchmarks._report_numbers import rows_of
-from benchmarks._report_numbers import table as html_table
-from benchmarks._report_statistics import classes, comparison
-from benchmarks.comparison import comparisons
-from benchmarks.evaluation import by_class, evaluate, ranks_of, recall_at_1
-from benchmarks.screen import table
+from benchmarks.evaluation.comparison import comparisons
+from benchmarks.evaluation.metrics import by_class, evaluate, ranks_of, recall_at_1
+from benchmarks.retrieval.rows import rows_of
+from benchmarks.retrieval.statistics import classes, comparison
+from benchmarks.retrieval.tables import html_table, rich_table
 from metriczoo.metrics._intervals import holm, paired_test
 
 
@@ -182,7 +181,7 @@ def records(ranks, intervals=True):
 def test_screen_shows_the_ranks_and_the_interval_of_the_data_set():
     console = Console(file=io.StringIO(), width=140)
     of_sop = records((1, 10, 100, 1000))
-    console.print(table(of_sop))
+    console.print(rich_table(of_sop))
     shown = console.file.getvalue()
     heads = re.split(r"\s{2,}", shown.split("\n")[1].strip())
     assert heads == ["Loss", "R@1", "95 %", "R@10", "R@100", "R@1000", "MAP@R", "NMI", "AMI", "Time"]
@@ -193,14 +192,14 @@ def test_screen_shows_the_ranks_and_the_interval_of_the_data_set():
 
 def test_a_table_of_one_seed_fits_a_narrow_screen():
     console = Console(file=io.StringIO(), width=80)
-    console.print(table([record for record in records((1, 2, 4, 8)) if record["seed"] != 1]))
+    console.print(rich_table([record for record in records((1, 2, 4, 8)) if record["seed"] != 1]))
     assert "…" not in console.file.getvalue()
 
 
 def test_tables_of_older_records_lack_the_interval():
     older = records((1, 2), intervals=False)
     console = Console(file=io.StringIO(), width=140)
-    console.print(table(older))
+    console.print(rich_table(older))
     assert "95 %" not in console.file.getvalue()
     page = html_table(rows_of(older))
     assert "[" not in page.split("<tbody>")[1].split("</tbody>")[0]

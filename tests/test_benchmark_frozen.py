@@ -11,19 +11,22 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from benchmark_runs import numbers, results, write_pictures
 from PIL import Image
 from sklearn.decomposition import PCA
 from sklearn.neighbors import NearestNeighbors
 from torch import nn
 
-from benchmarks import features, protocols
-from benchmarks._data_readable import Readable
-from benchmarks._onnx import faster
-from benchmarks.backbones import Backbone, Encoder
-from benchmarks.features import FeatureCache, Vectors, digests_of, extract, maker_of
-from benchmarks.images import Square
-from benchmarks.options import parse
-from benchmarks.retrieval import main
+from benchmarks.features import extraction as features
+from benchmarks.features.cache import FeatureCache, digests_of, maker_of
+from benchmarks.features.extraction import Vectors, extract
+from benchmarks.features.onnx import faster
+from benchmarks.images.readable import Readable
+from benchmarks.images.square import Square
+from benchmarks.retrieval import protocols
+from benchmarks.retrieval.__main__ import main
+from benchmarks.retrieval.options import parse
+from benchmarks.training.backbones import Backbone, Encoder
 from metriczoo.data import Features, ImageFolder
 
 SIDE = 8
@@ -50,20 +53,9 @@ def encoder_of(seed: int = 0) -> Encoder:
     return Encoder(Backbone(Counted(seed), 3, pretrained=True), SIDE, 4)
 
 
-def make_pictures(root: Path, classes: int = 6, each: int = 5) -> Path:
-    generator = np.random.default_rng(0)
-    for label in range(classes):
-        pattern = generator.integers(0, 256, (4, 4, 3))
-        (root / f"class{label}").mkdir(parents=True)
-        for number in range(each):
-            noisy = pattern.repeat(4, 0).repeat(4, 1) + generator.normal(0, 60, (16, 16, 3))
-            Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(root / f"class{label}" / f"{number}.png")
-    return root
-
-
 @pytest.fixture
 def pictures(tmp_path) -> Path:
-    return make_pictures(tmp_path / "pictures")
+    return write_pictures(tmp_path / "pictures", classes=6, each=5, cells=4, shift=0, noise=60)
 
 
 @pytest.fixture
@@ -86,17 +78,9 @@ def run(pictures: Path, tmp_path: Path, *more: str, output: str = "run", backbon
     return main([*words.split(), *more]), tmp_path / output
 
 
-def results(folder: Path) -> dict:
-    return json.loads((folder / "results.json").read_text())
-
-
-def numbers(folder: Path) -> list[dict]:
-    return [{k: v for k, v in record.items() if k not in ("seconds", "versions")} for record in results(folder)["records"]]
-
-
 @pytest.fixture
 def no_report(monkeypatch):
-    monkeypatch.setattr("benchmarks.retrieval.write_report", lambda path, **contents: None)
+    monkeypatch.setattr("benchmarks.retrieval.__main__.write_report", lambda path, **contents: None)
 
 
 # -- the cache --------------------------------------------------------------------
@@ -484,7 +468,7 @@ def test_a_folder_of_an_older_version_goes_on(vectors, tmp_path, no_report):
         ("--dataset features --root {vectors}", "Pass --protocol frozen"),
         ("--protocol frozen --dataset features --root {vectors} --backbone convnet", "--backbone does nothing for --dataset features"),
         ("--protocol frozen --dataset features --root {vectors} --image-size 32", "--image-size does nothing"),
-        ("--protocol frozen --dataset features --root {vectors} --embedding-dim 64", "`embedding_dim` to be at most 20"),
+        ("--protocol frozen --dataset features --root {vectors} --embedding-dim 64", "--embedding-dim 64: expected at most 20"),
     ],
 )
 def test_mistakes_are_one_clear_line(pictures, vectors, tmp_path, capsys, words, message):
@@ -496,6 +480,7 @@ def test_mistakes_are_one_clear_line(pictures, vectors, tmp_path, capsys, words,
     assert status == 2
     assert message in said
     assert said.count("\n") == 1
+    assert not (tmp_path / "out").exists()
 
 
 def test_unwritable_cache_is_one_clear_line(pictures, tmp_path, small, capsys):

@@ -6,22 +6,18 @@ import argparse
 import contextlib
 import itertools
 import json
-import os
 import pickle
-import signal
 import struct
-import subprocess
-import sys
-import time
 from collections import Counter
 from pathlib import Path
 
+import benchmark_runs
 import numpy as np
 import pytest
 import torch
+from benchmark_runs import ROOT, attempts, failure, kill, results, started, write_pictures
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
 from sklearn.neighbors import KNeighborsClassifier
 from torch.nn.functional import cross_entropy, normalize
 
@@ -32,9 +28,7 @@ from benchmarks.instance_discrimination.data import Samples, class_balanced, loa
 from benchmarks.instance_discrimination.objective import InstanceObjective, Variant
 from benchmarks.instance_discrimination.options import parse
 from benchmarks.instance_discrimination.runs import _steadiness
-from benchmarks.training import Training
 
-ROOT = Path(__file__).resolve().parents[1]
 TINY = (
     "--dataset folder --backbone convnet --image-size 16 --quick --batch-size 8 --embedding-dim 16 --num-noise 8 --finetune-steps 3 "
     "--dimensions 8,16 --noises 1,8 --bank-rows 50,200"
@@ -93,30 +87,16 @@ def check_schema(results: dict) -> None:
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory) -> Path:
-    """A folder of 8 classes of 8 pictures: a pattern each, shifted and noisy."""
-    root = tmp_path_factory.mktemp("pictures")
-    generator = np.random.default_rng(0)
-    for label in range(8):
-        pattern = generator.integers(0, 256, (4, 4, 3))
-        (root / f"class{label}").mkdir()
-        for number in range(8):
-            picture = pattern.repeat(4, 0).repeat(4, 1) + generator.normal(0, 30, (16, 16, 3))
-            Image.fromarray(picture.clip(0, 255).astype(np.uint8)).save(root / f"class{label}" / f"{number}.png")
-    return root
+    return write_pictures(tmp_path_factory.mktemp("pictures"), classes=8, each=8, cells=4, shift=0, noise=30)
 
 
 def arguments(pictures: Path, output: Path, *more: str) -> list[str]:
     return [*TINY.split(), "--root", str(pictures), "--train-classes", "6", "--output", str(output), *more]
 
 
-def results(folder: Path) -> dict:
-    return json.loads((folder / "results.json").read_text())
-
-
 def numbers(folder: Path) -> list[dict]:
-    """All that does not depend on the clock or on the state of the checkout."""
-    records = [record for record in results(folder)["records"] if record["kind"] != "bank"]
-    return [{k: v for k, v in record.items() if k not in ("seconds", "versions")} for record in records]
+    """All that does not depend on the clock: of a bank that is times alone."""
+    return [record for record in benchmark_runs.numbers(folder) if record["kind"] != "bank"]
 
 
 @pytest.fixture(scope="module")
@@ -184,17 +164,6 @@ def test_table_shows_mean_and_spread(whole, pictures, capsys):
     assert f"{np.mean(values):.1f} ± {np.std(values, ddof=1):.1f}" in row
 
 
-def interrupt_after(monkeypatch, steps: int) -> None:
-    step, left = Training._step, iter(range(steps))
-
-    def counted(*args):
-        if next(left, None) is None:
-            raise KeyboardInterrupt
-        return step(*args)
-
-    monkeypatch.setattr(Training, "_step", counted)
-
-
 @pytest.mark.usefixtures("no_report")
 @pytest.mark.parametrize("more", [("--proximal", "2"), ("--bank-start", "random", "--bank-dtype", "float16", "--workers", "1")])
 def test_interrupted_again_and_again_it_ends_with_the_same_numbers(pictures, tmp_path, monkeypatch, capsys, more):
@@ -202,12 +171,10 @@ def test_interrupted_again_and_again_it_ends_with_the_same_numbers(pictures, tmp
     study = ("--study", "labels", "--shares", "50", *more)
     assert main(arguments(pictures, tmp_path / "whole", *study)) == 0
     statuses = []
-    while not statuses or statuses[-1] != 0:
-        assert len(statuses) < 20
-        with monkeypatch.context() as patch:
-            interrupt_after(patch, steps=5)  # an epoch has 4, and 2 where half of the labels are shown
-            statuses.append(main(arguments(pictures, tmp_path / "parts", *study, "--resume")))
-        if statuses[-1] != 0:
+    argv = arguments(pictures, tmp_path / "parts", *study, "--resume")
+    for status in attempts(main, argv, monkeypatch, steps=5):  # an epoch has 4, and 2 where half of the labels are shown
+        statuses.append(status)
+        if status != 0:
             assert "--resume" in capsys.readouterr().err
     assert len(statuses) > 2
     assert set(statuses[:-1]) == {130}
@@ -217,14 +184,7 @@ def test_interrupted_again_and_again_it_ends_with_the_same_numbers(pictures, tmp
 @pytest.mark.usefixtures("no_report")
 def test_killed_it_goes_on(pictures, whole, tmp_path):
     argv = arguments(pictures, tmp_path / "run", "--study", "labels", "--shares", "10")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "benchmarks.instance_discrimination", *argv]
-    process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    deadline = time.monotonic() + 60
-    while not (tmp_path / "run" / "nce-m8-lambda0-d16-seed0.pt").exists() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    kill(started("benchmarks.instance_discrimination", argv, (tmp_path / "run" / "nce-m8-lambda0-d16-seed0.pt").exists))
     assert "records" in results(tmp_path / "run")
     assert main([*argv, "--resume"]) == 0
     found = numbers(tmp_path / "run")
@@ -243,19 +203,6 @@ def test_newcomers_run(tmp_path, monkeypatch):
     record = found["records"][0]
     assert record["split_sizes"]["classes"] == record["split_sizes"]["unseen_classes"] == 24
     assert record["unseen_recall@1"] > 0.3
-
-
-def failure(capsys, argv: list[str]) -> str:
-    """The one line in which a run that must fail says why."""
-    try:
-        status = main(argv)
-    except SystemExit as error:
-        status = error.code
-    message = capsys.readouterr().err
-    assert status == 2
-    assert message.startswith("error: ")
-    assert message.count("\n") == 1
-    return message
 
 
 @pytest.mark.parametrize(
@@ -279,13 +226,13 @@ def failure(capsys, argv: list[str]) -> str:
 )
 def test_mistakes_are_answered_in_one_line(argv, said, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert said in failure(capsys, argv)
+    assert said in failure(main, capsys, argv)
 
 
 def test_results_are_never_overwritten(whole, pictures, capsys):
-    assert "holds results already" in failure(capsys, arguments(pictures, whole))
+    assert "holds results already" in failure(main, capsys, arguments(pictures, whole))
     assert "rate was 0.001 and is 0.1" in failure(
-        capsys, arguments(pictures, whole, "--study", "all", "--seeds", "2", "--rate", ".1", "--resume")
+        main, capsys, arguments(pictures, whole, "--study", "all", "--seeds", "2", "--rate", ".1", "--resume")
     )
 
 

@@ -5,10 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
-import os
 import re
-import signal
-import subprocess
 import sys
 import time
 from collections import Counter
@@ -19,12 +16,11 @@ import crew_tasks
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from benchmark_runs import ROOT, failure, kill, numbers, results, started, without_costs, write_pictures
 from rich.console import Console
 from scipy import stats
 from sklearn.neighbors import NearestNeighbors
 
-from benchmarks._report_numbers import BASELINES
 from benchmarks.leaderboard.__main__ import main
 from benchmarks.leaderboard.crew import crew
 from benchmarks.leaderboard.options import parse
@@ -32,10 +28,12 @@ from benchmarks.leaderboard.peers import PEER, PeerObjective, equal_of
 from benchmarks.leaderboard.runs import nearest
 from benchmarks.leaderboard.scatter import Point, scatter
 from benchmarks.leaderboard.tables import confusions, peer_verdicts, plain_tables, rich_table
-from benchmarks.losses import DEFAULT_LOSSES, LOSSES, Objective, presets_of
+from benchmarks.presets import presets_of
+from benchmarks.report.words import points
+from benchmarks.retrieval.rows import BASELINES
+from benchmarks.training.losses import DEFAULT_LOSSES, LOSSES, Objective
 from metriczoo.data import ImageFolder
 
-ROOT = Path(__file__).resolve().parents[1]
 TINY = "--dataset folder --backbone convnet --image-size 16 --epochs 2 --batch-samples 2 --embedding-dim 8"
 THREE = ("--loss", "nce,circle,arc_face", "--seeds", "2")
 NAMES = ("circle", f"circle ({PEER})", "arc_face", f"arc_face ({PEER})", "nce")
@@ -50,49 +48,11 @@ def peer():
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory) -> Path:
-    """A folder of 8 classes of 6 pictures: a pattern each, shifted and noisy."""
-    root = tmp_path_factory.mktemp("pictures")
-    generator = np.random.default_rng(0)
-    for label in range(8):
-        pattern = generator.integers(0, 256, (6, 6, 3))
-        (root / f"class{label}").mkdir()
-        for number in range(6):
-            noise = generator.normal(0, 60, (24, 24, 3))
-            picture = np.roll(pattern, generator.integers(-1, 2, 2), (0, 1)).repeat(4, 0).repeat(4, 1) + noise
-            Image.fromarray(picture.clip(0, 255).astype(np.uint8)).save(root / f"class{label}" / f"{number}.png")
-    return root
+    return write_pictures(tmp_path_factory.mktemp("pictures"), classes=8, each=6, noise=60)
 
 
 def arguments(pictures: Path, output: Path, *more: str) -> list[str]:
     return [*TINY.split(), "--root", str(pictures), "--output", str(output), *more]
-
-
-def results(folder: Path) -> dict:
-    return json.loads((folder / "results.json").read_text())
-
-
-def numbers(folder: Path) -> dict:
-    """All that does not depend on the clock, on memory or on the state of the checkout."""
-
-    def kept(part):
-        if isinstance(part, dict):
-            return {k: kept(v) for k, v in part.items() if k not in ("seconds", "cpu_seconds", "peak_memory", "versions")}
-        return [kept(each) for each in part] if isinstance(part, list) else part
-
-    return kept(results(folder))
-
-
-def failure(capsys, argv: list[str]) -> str:
-    """The one line in which a run that must fail says why."""
-    try:
-        status = main(argv)
-    except SystemExit as error:
-        status = error.code
-    message = capsys.readouterr().err
-    assert status == 2
-    assert message.startswith("error: ")
-    assert message.count("\n") == 1
-    return message
 
 
 @pytest.fixture(scope="module")
@@ -230,22 +190,17 @@ def alive(pid: int) -> bool:
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks at processes in /proc")
 def test_killed_with_two_jobs_it_goes_on_to_the_numbers_of_one(pictures, whole, tmp_path):
     argv = arguments(pictures, tmp_path / "run", *THREE, "--peer", "--jobs", "2")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "benchmarks.leaderboard", *argv]
-    process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    deadline = time.monotonic() + 120
-    while not list((tmp_path / "run").glob("*-seed0.pt")) and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.01)
+    process = started("benchmarks.leaderboard", argv, lambda: any((tmp_path / "run").glob("*-seed0.pt")))
     children = [int(pid) for task in Path(f"/proc/{process.pid}/task").iterdir() for pid in (task / "children").read_text().split()]
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    kill(process)
     assert children
+    deadline = time.monotonic() + 60
     while any(map(alive, children)) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not any(map(alive, children)), "processes outlive the one that started them"
     assert len(results(tmp_path / "run")["records"]) < len(results(whole)["records"])
     assert main([*argv, "--resume"]) == 0
-    assert numbers(tmp_path / "run") == numbers(whole)
+    assert without_costs(results(tmp_path / "run")) == without_costs(results(whole))
 
 
 @pytest.mark.usefixtures("no_report")
@@ -263,8 +218,8 @@ def test_a_loss_that_fails_costs_no_other_and_is_tried_again(pictures, whole, tm
     assert "the loss is not finite" in shown
     assert [record["loss"] for record in found["records"]] == ["raw", "untrained", "circle", f"circle ({PEER})"]
     assert main([*argv, "--resume"]) == 0
-    of_seed = [record for record in numbers(whole)["records"] if record["seed"] != 1]
-    assert numbers(tmp_path)["records"] == of_seed
+    of_seed = [record for record in numbers(whole) if record["seed"] != 1]
+    assert numbers(tmp_path) == of_seed
     assert results(tmp_path)["failures"] == []
 
 
@@ -273,10 +228,10 @@ def test_a_full_disk_stops_it_and_loses_nothing(pictures, tmp_path, monkeypatch,
     argv = arguments(pictures, tmp_path, "--loss", "circle", "--jobs", "1")
     with monkeypatch.context() as patch:
         patch.setattr("benchmarks.leaderboard.__main__.Worker", crew_tasks.full_worker)
-        assert "No space left on device" in failure(capsys, argv)
+        assert "No space left on device" in failure(main, capsys, argv)
     assert [record["loss"] for record in results(tmp_path)["records"]] == ["raw", "untrained"]
-    assert "holds results already" in failure(capsys, argv)
-    assert "embedding_dim was 8 and is 4" in failure(capsys, [*argv, "--embedding-dim", "4", "--resume"])
+    assert "holds results already" in failure(main, capsys, argv)
+    assert "embedding_dim was 8 and is 4" in failure(main, capsys, [*argv, "--embedding-dim", "4", "--resume"])
 
 
 # -- the crew ----------------------------------------------------------------
@@ -419,17 +374,19 @@ def test_plot_is_well_formed_and_its_labels_do_not_overlap():
 
 def test_plain_tables_say_what_results_hold(whole):
     found = results(whole)
-    (title, headings, rows, note), (_, _, of_peers, _) = plain_tables(found)
+    (title, headings, rows, note), (_, of_headings, of_peers, _) = plain_tables(found)
     assert title == "Ranking"
     assert all(len(row) == len(headings) for row in rows)
     assert [row[1].removesuffix(" =").replace("PML", PEER) for row in rows] == [line["loss"] for line in found["summary"]]
     assert [row[2].split(" ±")[0] for row in rows] == [f"{100 * line['recall@1']['mean']:.1f}" for line in found["summary"]]
     assert "PML" in note
+    assert of_headings[:5] == ["Loss", "Recall@1: ours", "theirs", "difference", "MAP@R: ours"]
+    assert all(len(row) == len(of_headings) for row in of_peers)
     assert {row[0] for row in of_peers} == {"circle", "arc_face"}
     first = next(verdict for verdict in found["peers"] if (verdict["loss"], verdict["metric"]) == ("circle", "recall@1"))
     row = next(row for row in of_peers if row[0] == "circle")
     words = "agrees" if first["agrees"] else "DIFFERS"
-    assert row[1:4] == [f"{100 * first['ours']:.1f}", f"{100 * first['theirs']:.1f}", f"{100 * first['difference']:+.1f} {words}"]
+    assert row[1:4] == [f"{100 * first['ours']:.1f}", f"{100 * first['theirs']:.1f}", f"{points(first['difference'])} {words}"]
     failed = [{"loss": "nce", "seed": 0, "error": "why"}]
     assert plain_tables({**found, "peers": [], "failures": failed})[1][2] == [["nce", "0", "why"]]
 
@@ -455,16 +412,13 @@ def test_page_shows_every_loss_and_needs_nothing_else(whole):
 
 def test_terminal_shows_the_table(whole, pictures, capsys, monkeypatch, no_report):
     monkeypatch.setenv("COLUMNS", "160")
-    before = numbers(whole)
+    before = without_costs(results(whole))
     assert main([*arguments(pictures, whole, *THREE, "--peer", "--jobs", "1"), "--resume"]) == 0  # nothing is left to do
     shown = capsys.readouterr().out
-    assert numbers(whole) == before
+    assert without_costs(results(whole)) == before
     for line in before["summary"]:
-        row = next(
-            text
-            for text in shown.splitlines()
-            if (re.search(rf"\b{re.escape(line['loss'].replace(PEER, 'PML'))} ", text) and "±" in text) or f" {line['loss']} " in text
-        )
+        name = re.escape(line["loss"].replace(PEER, "PML"))
+        row = next(text for text in shown.splitlines() if re.match(rf"\s*\d*\s+{name}( =)? {{2,}}\d", text))
         assert f"{100 * line['recall@1']['mean']:.1f}" in row
 
 
@@ -537,7 +491,7 @@ def test_help_has_no_options_that_it_refuses(capsys):
 )
 def test_mistakes_are_one_clear_line(tmp_path, monkeypatch, capsys, peer, argv, message):
     monkeypatch.chdir(tmp_path)
-    assert message in failure(capsys, argv.split())
+    assert message in failure(main, capsys, argv.split())
     assert not list(tmp_path.iterdir())
 
 
@@ -546,4 +500,4 @@ def test_without_the_other_library_it_says_what_to_install(tmp_path, monkeypatch
     monkeypatch.setitem(sys.modules, "pytorch_metric_learning", None)
     for name in [name for name in sys.modules if name.startswith("pytorch_metric_learning.")]:
         monkeypatch.setitem(sys.modules, name, None)
-    assert "metriczoo[peers]" in failure(capsys, ["--loss", "circle", "--peer"])
+    assert "metriczoo[peers]" in failure(main, capsys, ["--loss", "circle", "--peer"])

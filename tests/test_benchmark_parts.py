@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import nn
 
-from benchmarks.backbones import Backbone, Encoder, build_backbone
-from benchmarks.images import LETTERS, PHOTOGRAPHS, Augmentation, Square, center
-from benchmarks.losses import LOSSES, MINERS, Objective
+from benchmarks.images.augmentation import LETTERS, PHOTOGRAPHS, Augmentation
+from benchmarks.images.square import Square, center
+from benchmarks.training.backbones import Backbone, Encoder, build_backbone
+from benchmarks.training.losses import LOSSES, MINERS, Objective
 from metriczoo.data import CUB200, Glyphs
 
 # -- images ------------------------------------------------------------------

@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.backbones import FrozenEncoder, build_backbone
-from benchmarks.features import Vectors
-from benchmarks.losses import LOSSES, MINERS, Objective, presets_of
-from benchmarks.options import parse
-from benchmarks.presets import KINDS, LEFT_OUT, Preset, Source
+from benchmarks.features.extraction import Vectors
+from benchmarks.presets import KINDS, LEFT_OUT, Preset, Source, presets_of
 from benchmarks.presets.__main__ import lines, main
 from benchmarks.presets.files import as_json, fields_of, read_presets, replaced
 from benchmarks.presets.photographs import PHOTOGRAPHS
-from benchmarks.training import Recipe, Training
+from benchmarks.retrieval.options import parse
+from benchmarks.training.backbones import FrozenEncoder, build_backbone
+from benchmarks.training.loop import Recipe, Training
+from benchmarks.training.losses import LOSSES, MINERS, Objective
 from metriczoo import losses
 from metriczoo.data import DATASETS
 
@@ -112,6 +112,17 @@ def test_papers_speak_of_data_sets_of_photographs(dataset):
     assert presets_of("frozen", dataset) == presets_of("frozen")
     trained_with = presets_of("finetune", dataset)["proxy_anchor"].source.training
     assert (trained_with["batch"], trained_with["rate"]) == (180, 6e-4 if dataset in ("sop", "inshop") else 1e-4)
+
+
+def test_values_that_no_code_has_say_so():
+    assert "not confirmed" in presets_of("finetune", "sop")["soft_triple"].source.text  # its code trains on Cars alone
+    assert presets_of("finetune", "cars")["soft_triple"].source.kind == "code"
+    cub, cars = (presets_of("finetune", name)["ranked_list"] for name in ("cub", "cars"))
+    assert (cub.source.kind, cub.options["positive_margin"], cub.options["negative_margin"]) == ("code", 1.2, 1.4)
+    assert cars.source.kind == "paper"
+    assert "not confirmed" in cars.source.text
+    memory = presets_of("finetune", "sop")["contrastive"].source.training
+    assert (memory["memory_bank"], memory["memory_from_step"], memory["batch"], memory["batch_samples"]) == (55_000, 1000, 64, 4)
 
 
 # -- raw embeddings, and what learns beside them ----------------------------------

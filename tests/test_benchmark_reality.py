@@ -3,53 +3,34 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from benchmark_runs import failure, kill, numbers, results, started, write_pictures, write_vectors
 from scipy import stats
 from sklearn.neighbors import NearestNeighbors
 
-from benchmarks import reality
-from benchmarks.losses import LOSSES
-from benchmarks.options import defaults_of, parse
 from benchmarks.presets.files import read_presets
-from benchmarks.reality import of_seeds, seed_intervals
-from benchmarks.retrieval import main
+from benchmarks.retrieval import reality
+from benchmarks.retrieval.__main__ import main
+from benchmarks.retrieval.options import defaults_of, parse
+from benchmarks.retrieval.reality import of_seeds, seed_intervals
+from benchmarks.training.losses import LOSSES
 from metriczoo.data import Features
 
-ROOT = Path(__file__).resolve().parents[1]
 ROWS = ("circle", "circle ×2")  # noqa: RUF001
 
 
 @pytest.fixture(scope="module")
 def vectors(tmp_path_factory) -> Path:
-    """Features of 16 classes of 6 rows, the first 8 of which train."""
-    generator = np.random.default_rng(0)
-    centers, labels = generator.normal(size=(16, 12)), np.repeat(np.arange(16), 6)
-    path = tmp_path_factory.mktemp("features") / "made.npz"
-    np.savez(path, X=(centers[labels] + 0.9 * generator.normal(size=(96, 12))).astype(np.float32), y=labels)
-    return path
+    return write_vectors(tmp_path_factory.mktemp("features"))
 
 
 def arguments(vectors: Path, output: Path, *more: str) -> list[str]:
     words = f"--protocol reality-check-frozen --dataset features --root {vectors} --embedding-dim 4 --epochs 4 --batch-samples 2"
     return [*words.split(), "--loss", "circle", "--folds", "2", "--output", str(output), *more]
-
-
-def results(folder: Path) -> dict:
-    return json.loads((folder / "results.json").read_text())
-
-
-def numbers(folder: Path) -> list[dict]:
-    return [{k: v for k, v in record.items() if k not in ("seconds", "versions")} for record in results(folder)["records"]]
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +43,7 @@ def whole(vectors, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def no_report(monkeypatch):
-    monkeypatch.setattr("benchmarks.retrieval.write_report", lambda path, **contents: None)
+    monkeypatch.setattr("benchmarks.retrieval.__main__.write_report", lambda path, **contents: None)
 
 
 def test_a_record_for_the_models_alone_and_together(whole):
@@ -192,13 +173,7 @@ def test_an_interrupted_check_goes_on_to_the_same_numbers(whole, vectors, tmp_pa
 
 def test_a_killed_check_goes_on_to_the_same_numbers(whole, vectors, tmp_path, no_report):
     argv = arguments(vectors, tmp_path / "run", "--seeds", "2")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen([sys.executable, "-m", "benchmarks.retrieval", *argv], cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and process.poll() is None and not (tmp_path / "run" / "circle-seed0-model1.pt").exists():
-        time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    kill(started("benchmarks.retrieval", argv, (tmp_path / "run" / "circle-seed0-model1.pt").exists))
     assert main([*argv, "--resume"]) == 0
     assert numbers(tmp_path / "run") == numbers(whole)
 
@@ -221,13 +196,7 @@ def test_hyper_parameters_are_searched_on_the_folds(vectors, tmp_path, no_report
 
 
 def test_encoders_on_images_are_checked_too(tmp_path, no_report):
-    generator = np.random.default_rng(0)
-    for label in range(12):
-        pattern = generator.integers(0, 256, (4, 4, 3))
-        (tmp_path / "pictures" / f"{label:02}").mkdir(parents=True)
-        for number in range(4):
-            noisy = pattern.repeat(4, 0).repeat(4, 1) + generator.normal(0, 50, (16, 16, 3))
-            Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(tmp_path / "pictures" / f"{label:02}" / f"{number}.png")
+    write_pictures(tmp_path / "pictures", classes=12, each=4, cells=4)
     words = f"--protocol reality-check --dataset folder --root {tmp_path / 'pictures'} --backbone convnet --image-size 8 --embedding-dim 4"
     words += f" --epochs 1 --batch-samples 2 --loss circle,center --folds 2 --output {tmp_path / 'run'}"
     assert main(words.split()) == 0
@@ -246,17 +215,11 @@ def test_encoders_on_images_are_checked_too(tmp_path, no_report):
     ],
 )
 def test_wrong_options_are_errors_in_one_line(words, message, capsys):
-    with pytest.raises(SystemExit) as error:
-        parse(words.split())
-    assert error.value.code == 2
-    text = capsys.readouterr().err
-    assert message in text
-    assert text.count("\n") == 1
+    assert message in failure(parse, capsys, words.split())
 
 
 def test_too_few_classes_are_an_error_before_there_is_a_folder(vectors, tmp_path, capsys):
-    assert main([*arguments(vectors, tmp_path / "run"), "--folds", "50"]) == 2
-    assert "expected at least 100 training classes" in capsys.readouterr().err
+    assert "expected at least 100 training classes" in failure(main, capsys, [*arguments(vectors, tmp_path / "run"), "--folds", "50"])
     assert not (tmp_path / "run").exists()
 
 

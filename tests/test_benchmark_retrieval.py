@@ -3,28 +3,23 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from benchmark_runs import attempts, failure, interrupt_after, kill, numbers, results, started, write_pictures
 from PIL import Image
 from sklearn.neighbors import NearestNeighbors
 
-from benchmarks.experiment import Experiment
-from benchmarks.losses import DEFAULT_LOSSES
-from benchmarks.losses import LOSSES as ALL_LOSSES
-from benchmarks.retrieval import main
-from benchmarks.training import Training
+from benchmarks.retrieval.__main__ import main
+from benchmarks.retrieval.experiment import Experiment
+from benchmarks.training.loop import Training
+from benchmarks.training.losses import DEFAULT_LOSSES
+from benchmarks.training.losses import LOSSES as ALL_LOSSES
 from metriczoo.data import ImageFolder
 
-ROOT = Path(__file__).resolve().parents[1]
 TINY = "--dataset folder --backbone convnet --image-size 16 --epochs 2 --batch-samples 2 --embedding-dim 16"
 # With a loss on raw embeddings, and a sum: all others are trained in test_benchmark_presets.
 LOSSES = {name: ALL_LOSSES[name] for name in (*DEFAULT_LOSSES, "unified", "multi_similarity", "proxy_anchor", "softmax", "center")}
@@ -33,44 +28,11 @@ METRICS = ("recall@1", "recall@2", "recall@4", "recall@8", "map@r", "r_precision
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory) -> Path:
-    """A folder of 10 classes of 6 pictures: a pattern each, shifted and noisy."""
-    root = tmp_path_factory.mktemp("pictures")
-    generator = np.random.default_rng(0)
-    for label in range(10):
-        pattern = generator.integers(0, 256, (6, 6, 3))
-        (root / f"class{label}").mkdir()
-        for number in range(6):
-            picture = np.roll(pattern, generator.integers(-1, 2, 2), (0, 1)).repeat(4, 0).repeat(4, 1) + generator.normal(
-                0, 40, (24, 24, 3)
-            )
-            Image.fromarray(picture.clip(0, 255).astype(np.uint8)).save(root / f"class{label}" / f"{number}.png")
-    return root
+    return write_pictures(tmp_path_factory.mktemp("pictures"), classes=10, each=6)
 
 
 def arguments(pictures: Path, output: Path, *more: str) -> list[str]:
     return [*TINY.split(), "--root", str(pictures), "--output", str(output), *more]
-
-
-def results(folder: Path) -> dict:
-    return json.loads((folder / "results.json").read_text())
-
-
-def numbers(folder: Path) -> list[dict]:
-    """All that does not depend on the clock or on the state of the checkout."""
-    return [{k: v for k, v in record.items() if k not in ("seconds", "versions")} for record in results(folder)["records"]]
-
-
-def failure(capsys, argv: list[str]) -> str:
-    """The one line in which a run that must fail says why."""
-    try:
-        status = main(argv)
-    except SystemExit as error:
-        status = error.code
-    message = capsys.readouterr().err
-    assert status == 2
-    assert message.startswith("error: ")
-    assert message.count("\n") == 1
-    return message
 
 
 @pytest.fixture(scope="module")
@@ -150,18 +112,7 @@ def test_table_shows_mean_and_spread(pictures, tmp_path, capsys, monkeypatch):
 @pytest.fixture
 def no_report(monkeypatch):
     """For tests that are about something else: drawing takes longer than training here."""
-    monkeypatch.setattr("benchmarks.retrieval.write_report", lambda path, **contents: None)
-
-
-def interrupt_after(monkeypatch, steps: int, error: type[BaseException] = KeyboardInterrupt) -> None:
-    step, left = Training._step, iter(range(steps))
-
-    def counted(*args):
-        if next(left, None) is None:
-            raise error("stopped by the test")
-        return step(*args)
-
-    monkeypatch.setattr(Training, "_step", counted)
+    monkeypatch.setattr("benchmarks.retrieval.__main__.write_report", lambda path, **contents: None)
 
 
 @pytest.mark.usefixtures("no_report")
@@ -171,12 +122,9 @@ def test_interrupted_again_and_again_it_ends_with_the_same_numbers(pictures, tmp
     assert main(arguments(pictures, tmp_path / "whole", *losses, *more)) == 0
     argv = arguments(pictures, tmp_path / "parts", *losses, *more, "--resume")
     statuses = []
-    while not statuses or statuses[-1] != 0:
-        assert len(statuses) < 20
-        with monkeypatch.context() as patch:
-            interrupt_after(patch, steps=5)  # an epoch has 3
-            statuses.append(main(argv))
-        if statuses[-1] != 0:
+    for status in attempts(main, argv, monkeypatch, steps=5):  # an epoch has 3
+        statuses.append(status)
+        if status != 0:
             assert "--resume" in capsys.readouterr().err
             assert len(numbers(tmp_path / "parts")) < len(numbers(tmp_path / "whole"))
     assert len(statuses) > 1
@@ -192,25 +140,19 @@ def test_interrupted_again_and_again_it_ends_with_the_same_numbers(pictures, tmp
 @pytest.mark.usefixtures("no_report")
 def test_killed_it_goes_on(pictures, whole, tmp_path):
     losses = ("--loss", ",".join(LOSSES), "--seeds", "2")
-    command = [sys.executable, "-m", "benchmarks.retrieval", *arguments(pictures, tmp_path / "run", *losses)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    deadline = time.monotonic() + 60
-    while not (tmp_path / "run" / "circle-seed0.pt").exists() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    argv = arguments(pictures, tmp_path / "run", *losses)
+    kill(started("benchmarks.retrieval", argv, (tmp_path / "run" / "circle-seed0.pt").exists))
     finished = numbers(tmp_path / "run")
     assert finished
     assert len(finished) < len(numbers(whole))
-    assert main([*arguments(pictures, tmp_path / "run", *losses), "--resume"]) == 0
+    assert main([*argv, "--resume"]) == 0
     assert numbers(tmp_path / "run") == numbers(whole)
 
 
 def test_what_is_finished_is_not_made_again(whole, pictures, tmp_path, monkeypatch):
     shutil.copytree(whole, tmp_path / "copy")
     shown = []
-    monkeypatch.setattr("benchmarks.retrieval.write_report", lambda path, **contents: shown.extend(contents["runs"]))
+    monkeypatch.setattr("benchmarks.retrieval.__main__.write_report", lambda path, **contents: shown.extend(contents["runs"]))
     for method in ("encoder", "record", "raw_features"):
         monkeypatch.setattr(Experiment, method, None)
     assert main([*arguments(pictures, tmp_path / "copy", "--loss", ",".join(LOSSES), "--seeds", "2"), "--resume"]) == 0
@@ -242,15 +184,15 @@ def test_a_folder_of_an_older_version_goes_on_without_training_anew(whole, pictu
 
 def test_finished_runs_stay_readable_when_a_later_one_fails(pictures, tmp_path, monkeypatch, capsys):
     interrupt_after(monkeypatch, steps=8, error=OSError)
-    assert "stopped by the test" in failure(capsys, arguments(pictures, tmp_path, "--loss", "circle,triplet"))
+    assert "stopped by the test" in failure(main, capsys, arguments(pictures, tmp_path, "--loss", "circle,triplet"))
     assert [record["loss"] for record in results(tmp_path)["records"]] == ["raw", "untrained", "circle"]
 
 
 def test_results_are_never_overwritten(whole, pictures, capsys):
     before = (whole / "results.json").read_bytes()
-    message = failure(capsys, arguments(pictures, whole, "--loss", ",".join(LOSSES), "--seeds", "2"))
+    message = failure(main, capsys, arguments(pictures, whole, "--loss", ",".join(LOSSES), "--seeds", "2"))
     assert "--resume" in message
-    message = failure(capsys, arguments(pictures, whole, "--loss", "circle", "--seeds", "2", "--resume"))
+    message = failure(main, capsys, arguments(pictures, whole, "--loss", "circle", "--seeds", "2", "--resume"))
     assert "losses" in message
     assert "seeds" not in message
     assert (whole / "results.json").read_bytes() == before
@@ -275,12 +217,12 @@ def test_without_output_folders_are_numbered_and_the_latest_is_resumed(pictures,
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"records": 3}', '{"settings": {}, "records": [{}]}'])
 def test_malformed_results_are_an_error(pictures, tmp_path, capsys, content):
     (tmp_path / "results.json").write_text(content)
-    assert "does not hold results" in failure(capsys, [*arguments(pictures, tmp_path), "--resume"])
+    assert "does not hold results" in failure(main, capsys, [*arguments(pictures, tmp_path), "--resume"])
 
 
 def test_malformed_checkpoint_is_an_error(pictures, tmp_path, capsys):
     (tmp_path / "circle-seed0.pt").write_bytes(b"nothing")
-    assert "circle-seed0.pt is not a readable checkpoint" in failure(capsys, arguments(pictures, tmp_path, "--loss", "circle"))
+    assert "circle-seed0.pt is not a readable checkpoint" in failure(main, capsys, arguments(pictures, tmp_path, "--loss", "circle"))
 
 
 @pytest.mark.parametrize(
@@ -314,19 +256,37 @@ def test_malformed_checkpoint_is_an_error(pictures, tmp_path, capsys):
 )
 def test_mistakes_are_one_clear_line(tmp_path, monkeypatch, capsys, argv, message):
     monkeypatch.chdir(tmp_path)
-    assert message in failure(capsys, argv.split())
+    assert message in failure(main, capsys, argv.split())
     assert not list(tmp_path.iterdir())
 
 
 def test_device_that_is_not_there(monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert "--device cuda" in failure(capsys, ["--device", "cuda"])
+    assert "--device cuda" in failure(main, capsys, ["--device", "cuda"])
 
 
 @pytest.mark.parametrize("place", ["file", "file/folder", "/proc/nothing"])
 def test_unwritable_output_is_an_error(pictures, tmp_path, capsys, place):
     (tmp_path / "file").write_text("")
-    assert "Cannot write to the output folder" in failure(capsys, arguments(pictures, tmp_path / place))
+    assert "Cannot write to the output folder" in failure(main, capsys, arguments(pictures, tmp_path / place))
+
+
+def test_a_full_disk_names_the_folder_and_loses_nothing(pictures, whole, tmp_path, monkeypatch, capsys):
+    written = []
+
+    def full(file):
+        written.append(file)
+        if len(written) == 4:
+            raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", full)
+        said = failure(main, capsys, arguments(pictures, tmp_path / "run", "--loss", "circle"))
+    assert f"Cannot write to the output folder {tmp_path / 'run'}: No space left on device" in said
+    assert main(arguments(pictures, tmp_path / "run", "--loss", "circle", "--resume")) == 0
+    again = numbers(tmp_path / "run")
+    assert len(again) == 3
+    assert all(record in numbers(whole) for record in again)
 
 
 def test_truncated_image_is_named(pictures, tmp_path, capsys):
@@ -337,7 +297,7 @@ def test_truncated_image_is_named(pictures, tmp_path, capsys):
             (tmp_path / "data" / f"class{label}" / f"{number}.png").write_bytes(data)
     broken = tmp_path / "data" / "class3" / "1.png"
     broken.write_bytes(data[:200])
-    assert str(broken) in failure(capsys, arguments(tmp_path / "data", tmp_path / "run"))
+    assert str(broken) in failure(main, capsys, arguments(tmp_path / "data", tmp_path / "run"))
 
 
 def test_classes_of_one_image_are_skipped_and_counted(pictures, tmp_path, capsys):
@@ -348,7 +308,7 @@ def test_classes_of_one_image_are_skipped_and_counted(pictures, tmp_path, capsys
             (tmp_path / "data" / f"class{label}" / f"{number}.png").write_bytes(source.read_bytes())
     assert main(arguments(tmp_path / "data", tmp_path / "run", "--loss", "circle")) == 0
     assert {(record["num_queries"], record["num_skipped"]) for record in results(tmp_path / "run")["records"]} == {(12, 1)}
-    assert "1 test image" in capsys.readouterr().out
+    assert "1 query left out" in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_test_set_without_any_pair_has_no_numbers(pictures, tmp_path, capsys):

@@ -9,11 +9,12 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks.backbones import Backbone, Encoder, FrozenEncoder
-from benchmarks.features import Vectors
-from benchmarks.losses import LOSSES, Objective, presets_of
-from benchmarks.options import parse
-from benchmarks.training import Recipe, Training
+from benchmarks.features.extraction import Vectors
+from benchmarks.presets import presets_of
+from benchmarks.retrieval.options import parse
+from benchmarks.training.backbones import Backbone, Encoder, FrozenEncoder
+from benchmarks.training.loop import Recipe, Training
+from benchmarks.training.losses import LOSSES, Objective
 
 LABELS = np.repeat(np.arange(4), 6)
 RECIPE = {"epochs": 3, "steps": 9, "batch_classes": 4, "batch_samples": 2, "image_size": None, "augmentation": None}

@@ -3,46 +3,38 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from benchmark_runs import failure, kill, numbers, results, started, write_vectors
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from sklearn.neighbors import NearestNeighbors
 
-from benchmarks import experiment as experiments
-from benchmarks._data_readable import Readable
-from benchmarks.experiment import Experiment, load_half
-from benchmarks.features import digests_of
-from benchmarks.folds import class_folds, fold_experiments, rows_of
-from benchmarks.losses import LOSSES, Objective, presets_of
-from benchmarks.retrieval import main as retrieval
+from benchmarks.features.cache import digests_of
+from benchmarks.images.readable import Readable
+from benchmarks.presets import presets_of
+from benchmarks.retrieval import experiment as experiments
+from benchmarks.retrieval.__main__ import main as retrieval
+from benchmarks.retrieval.experiment import Experiment, load_half
+from benchmarks.retrieval.folds import class_folds, fold_experiments, rows_of
+from benchmarks.retrieval.start import start_training
+from benchmarks.training.losses import LOSSES, Objective
 from benchmarks.tune import search
 from benchmarks.tune.__main__ import main
 from benchmarks.tune.options import parse
 from benchmarks.tune.spaces import Choice, Range, drawn, space_of, with_values
-from benchmarks.tune.trial import Fit, score, start_training
+from benchmarks.tune.trial import Fit, score
 from metriczoo.data import Features, ImageFolder
-
-ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="module")
 def vectors(tmp_path_factory) -> Path:
-    """Features of 16 classes of 6 rows, the first 8 of which train."""
-    generator = np.random.default_rng(0)
-    centers, labels = generator.normal(size=(16, 12)), np.repeat(np.arange(16), 6)
-    path = tmp_path_factory.mktemp("features") / "made.npz"
-    np.savez(path, X=(centers[labels] + 0.9 * generator.normal(size=(96, 12))).astype(np.float32), y=labels)
-    return path
+    return write_vectors(tmp_path_factory.mktemp("features"))
 
 
 def arguments(vectors: Path, output: Path, *more: str) -> list[str]:
@@ -50,14 +42,6 @@ def arguments(vectors: Path, output: Path, *more: str) -> list[str]:
         f"--protocol frozen --dataset features --root {vectors} --embedding-dim 4 --epochs 2 --batch-samples 2 --folds 2 --output {output}"
     )
     return [*words.split(), *more]
-
-
-def results(folder: Path) -> dict:
-    return json.loads((folder / "results.json").read_text())
-
-
-def numbers(folder: Path) -> list[dict]:
-    return [{k: v for k, v in record.items() if k != "seconds"} for record in results(folder)["records"]]
 
 
 def best(folder: Path) -> dict:
@@ -229,7 +213,7 @@ def test_the_best_is_that_of_the_records(searched):
 def test_scores_are_those_of_a_plain_loop(searched, vectors):
     options = parse(arguments(vectors, searched, "--loss", "circle"))
     fold = fold_experiments(options, load_half(options, "train")[0], 2)[1]
-    training = start_training(fold, "circle", presets_of("frozen")["circle"], 0)
+    training = start_training(fold, "circle", 0, presets_of("frozen")["circle"])
     while not training.done:
         training.train_epoch(lambda loss: None)
     embeddings, labels = fold.embeddings(training.encoder), fold.test.labels
@@ -243,7 +227,7 @@ def test_scores_are_those_of_a_plain_loop(searched, vectors):
 
 
 def test_the_preset_file_trains_the_retrieval_benchmark(searched, vectors, tmp_path, monkeypatch):
-    monkeypatch.setattr("benchmarks.retrieval.write_report", lambda path, **contents: None)
+    monkeypatch.setattr("benchmarks.retrieval.__main__.write_report", lambda path, **contents: None)
     words = f"--protocol frozen --dataset features --root {vectors} --embedding-dim 4 --epochs 2 --batch-samples 2 --loss circle"
     assert retrieval([*words.split(), "--presets", str(searched / "presets.json"), "--output", str(tmp_path / "run")]) == 0
     chosen = next(r for r in results(tmp_path / "run")["records"] if r["loss"] == "circle")["hyper_parameters"]
@@ -283,8 +267,8 @@ def test_an_interrupted_search_goes_on_to_the_same_values(searched, vectors, tmp
     assert main(argv) == 130
     assert len(results(tmp_path / "run")["records"]) == 5
     monkeypatch.setattr(search, "trial_score", plain)
-    assert main(argv) == 2
-    assert "--resume" in capsys.readouterr().err
+    capsys.readouterr()
+    assert "--resume" in failure(main, capsys, argv)
     assert main([*argv, "--resume"]) == 0
     assert numbers(tmp_path / "run") == numbers(searched)
     assert best(tmp_path / "run") == best(searched)
@@ -292,13 +276,8 @@ def test_an_interrupted_search_goes_on_to_the_same_values(searched, vectors, tmp
 
 def test_a_killed_search_goes_on_to_the_same_values(searched, vectors, tmp_path):
     argv = arguments(vectors, tmp_path / "run", "--loss", "circle,am_softmax", "--trials", "4")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen([sys.executable, "-m", "benchmarks.tune", *argv], cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
-    path, deadline = tmp_path / "run" / "results.json", time.monotonic() + 60
-    while time.monotonic() < deadline and process.poll() is None and not (path.exists() and len(results(path.parent)["records"]) >= 3):
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    path = tmp_path / "run" / "results.json"
+    kill(started("benchmarks.tune", argv, lambda: path.exists() and len(results(path.parent)["records"]) >= 3))
     assert main([*argv, "--resume"]) == 0
     assert numbers(tmp_path / "run") == numbers(searched)
 
@@ -333,7 +312,7 @@ def test_bayesian_search_resumes_to_the_same_values(vectors, tmp_path):
 def test_early_stopping_keeps_the_best_epoch(vectors):
     options = parse(arguments(vectors, Path("unused"), "--loss", "circle", "--epochs", "12"))
     fold = fold_experiments(options, load_half(options, "train")[0], 2)[0]
-    fit = Fit(start_training(fold, "circle", presets_of("frozen")["circle"], 0), fold, "map@r", patience=2)
+    fit = Fit(start_training(fold, "circle", 0, presets_of("frozen")["circle"]), fold, "map@r", patience=2)
     states = [fit.training.encoder.state_dict()["head.linear.weight"].clone()]
     while not fit.ended:
         fit.epoch()
@@ -354,17 +333,12 @@ def test_early_stopping_keeps_the_best_epoch(vectors):
     ],
 )
 def test_a_wrong_option_is_an_error_in_one_line(vectors, tmp_path, capsys, more, message):
-    with pytest.raises(SystemExit) as error:
-        main([*arguments(vectors, tmp_path / "run"), *more])
-    assert error.value.code == 2
-    text = capsys.readouterr().err
-    assert message in text
-    assert text.count("\n") == 1
+    assert message in failure(main, capsys, [*arguments(vectors, tmp_path / "run"), *more])
 
 
 def test_too_few_classes_are_an_error_in_one_line(vectors, tmp_path, capsys):
-    assert main([*arguments(vectors, tmp_path / "run", "--loss", "circle"), "--folds", "5"]) == 2
-    assert "expected at least 10 training classes, but there are 8" in capsys.readouterr().err
+    message = failure(main, capsys, arguments(vectors, tmp_path / "run", "--loss", "circle", "--folds", "5"))
+    assert "expected at least 10 training classes, but there are 8" in message
     assert not (tmp_path / "run").exists()  # a folder of these settings would be in the way of better ones
 
 

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from benchmark_runs import ROOT, attempts, failure, kill, numbers, results, started, write_pictures
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
@@ -22,8 +19,8 @@ from sklearn.metrics import accuracy_score, recall_score
 from sklearn.neighbors import KNeighborsClassifier, NearestNeighbors
 from torch import nn
 
-from benchmarks.images import PHOTOGRAPHS
-from benchmarks.training import Training
+from benchmarks.images.augmentation import PHOTOGRAPHS
+from benchmarks.training.loop import Training
 from benchmarks.two_head.__main__ import main
 from benchmarks.two_head.data import ShuffledBatches, Views, long_tailed, stratified, views_of
 from benchmarks.two_head.experiment import Experiment
@@ -33,51 +30,17 @@ from benchmarks.two_head.objective import DEFAULT_SYSTEMS, SYSTEMS, TwoHeadObjec
 from benchmarks.two_head.options import parse
 from metriczoo.models import TwoHeadOutput
 
-ROOT = Path(__file__).resolve().parents[1]
 TINY = "--dataset folder --backbone convnet --image-size 16 --epochs 2 --embedding-dim 8 --batch-classes 4 --batch-samples 2 --quick"
 CLASSES, PER_CLASS = 5, 8
 
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory) -> Path:
-    """A folder of 5 classes of 8 pictures: a pattern each, shifted and noisy."""
-    root = tmp_path_factory.mktemp("pictures")
-    generator = np.random.default_rng(0)
-    for label in range(CLASSES):
-        pattern = generator.integers(0, 256, (6, 6, 3))
-        (root / f"class{label}").mkdir()
-        for number in range(PER_CLASS):
-            picture = np.roll(pattern, generator.integers(-1, 2, 2), (0, 1)).repeat(4, 0).repeat(4, 1) + generator.normal(
-                0, 40, (24, 24, 3)
-            )
-            Image.fromarray(picture.clip(0, 255).astype(np.uint8)).save(root / f"class{label}" / f"{number}.png")
-    return root
+    return write_pictures(tmp_path_factory.mktemp("pictures"), CLASSES, PER_CLASS)
 
 
 def arguments(pictures: Path, output: Path, *more: str) -> list[str]:
     return [*TINY.split(), "--root", str(pictures), "--output", str(output), *more]
-
-
-def results(folder: Path) -> dict:
-    return json.loads((folder / "results.json").read_text())
-
-
-def numbers(folder: Path) -> list[dict]:
-    """All that does not depend on the clock or on the state of the checkout."""
-    return [{k: v for k, v in record.items() if k not in ("seconds", "versions")} for record in results(folder)["records"]]
-
-
-def failure(capsys, argv: list[str]) -> str:
-    """The one line in which a run that must fail says why."""
-    try:
-        status = main(argv)
-    except SystemExit as error:
-        status = error.code
-    message = capsys.readouterr().err
-    assert status == 2
-    assert message.startswith("error: ")
-    assert message.count("\n") == 1
-    return message
 
 
 MANY = ("softmax_shuffled", "center", "semi_hard", "magnet", "triplet_center")
@@ -209,26 +172,12 @@ def no_report(monkeypatch):
     monkeypatch.setattr("benchmarks.two_head.__main__.write_page", lambda path, **contents: None)
 
 
-def interrupt_after(monkeypatch, steps: int) -> None:
-    step, left = Training._step, iter(range(steps))
-
-    def counted(*args):
-        if next(left, None) is None:
-            raise KeyboardInterrupt
-        return step(*args)
-
-    monkeypatch.setattr(Training, "_step", counted)
-
-
 @pytest.mark.usefixtures("no_report")
 def test_interrupted_again_and_again_it_ends_with_the_same_numbers(whole, pictures, tmp_path, monkeypatch, capsys):
     statuses = []
-    while not statuses or statuses[-1] != 0:
-        assert len(statuses) < 40
-        with monkeypatch.context() as patch:
-            interrupt_after(patch, steps=7)  # an epoch has 2 or 1
-            statuses.append(main(arguments(pictures, tmp_path, *ALL, "--resume")))
-        if statuses[-1] != 0:
+    for status in attempts(main, arguments(pictures, tmp_path, *ALL, "--resume"), monkeypatch, steps=7):  # an epoch has 2 or 1
+        statuses.append(status)
+        if status != 0:
             assert "--resume" in capsys.readouterr().err
     assert set(statuses[:-1]) == {130}
     assert len(statuses) > 5
@@ -241,16 +190,10 @@ def test_interrupted_again_and_again_it_ends_with_the_same_numbers(whole, pictur
 
 @pytest.mark.usefixtures("no_report")
 def test_killed_it_goes_on(pictures, whole, tmp_path):
-    command = [sys.executable, "-m", "benchmarks.two_head", *arguments(pictures, tmp_path, *ALL)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    deadline = time.monotonic() + 60
-    while not (tmp_path / "balanced-center-seed0.pt").exists() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    argv = arguments(pictures, tmp_path, *ALL)
+    kill(started("benchmarks.two_head", argv, (tmp_path / "balanced-center-seed0.pt").exists))
     assert 0 < len(numbers(tmp_path)) < len(numbers(whole))
-    assert main([*arguments(pictures, tmp_path, *ALL), "--resume"]) == 0
+    assert main([*argv, "--resume"]) == 0
     assert numbers(tmp_path) == numbers(whole)
 
 
@@ -265,8 +208,8 @@ def test_what_is_finished_is_not_made_again(whole, pictures, monkeypatch):
 
 def test_results_are_never_overwritten(whole, pictures, capsys):
     before = (whole / "results.json").read_bytes()
-    assert "--resume" in failure(capsys, arguments(pictures, whole, *ALL))
-    assert "margin was 0.2 and is 0.5" in failure(capsys, arguments(pictures, whole, *ALL, "--resume", "--margin", "0.5"))
+    assert "--resume" in failure(main, capsys, arguments(pictures, whole, *ALL))
+    assert "margin was 0.2 and is 0.5" in failure(main, capsys, arguments(pictures, whole, *ALL, "--resume", "--margin", "0.5"))
     assert (whole / "results.json").read_bytes() == before
 
 
@@ -320,7 +263,7 @@ def test_default_is_what_the_paper_compares():
 )
 def test_mistakes_are_one_clear_line(tmp_path, monkeypatch, capsys, argv, message):
     monkeypatch.chdir(tmp_path)
-    assert message in failure(capsys, [*argv.split(), *([] if "--classes" in argv else ["--classes", "3"])])
+    assert message in failure(main, capsys, [*argv.split(), *([] if "--classes" in argv else ["--classes", "3"])])
     assert not list(tmp_path.iterdir())
 
 
@@ -328,7 +271,7 @@ def test_classes_of_one_image_are_an_error(pictures, tmp_path, capsys):
     for label in range(2):
         (tmp_path / "data" / f"class{label}").mkdir(parents=True)
         (tmp_path / "data" / f"class{label}" / "0.png").write_bytes((pictures / f"class{label}" / "0.png").read_bytes())
-    assert "no class has two images" in failure(capsys, arguments(tmp_path / "data", tmp_path / "run"))
+    assert "no class has two images" in failure(main, capsys, arguments(tmp_path / "data", tmp_path / "run"))
 
 
 @pytest.mark.usefixtures("no_report")
@@ -338,10 +281,10 @@ def test_broken_images_are_left_out_and_counted(pictures, tmp_path, capsys):
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(path.read_bytes()[:100] if path.name == "7.png" else path.read_bytes())
     argv = arguments(tmp_path / "data", tmp_path / "run", "--system", "softmax", "--data", "balanced", "--max-steps", "1")
-    assert "7.png" in failure(capsys, argv)
+    assert "7.png" in failure(main, capsys, argv)
     argv[argv.index("--output") + 1] = str(tmp_path / "other")
     assert main([*argv, "--on-bad-image", "skip"]) == 0
-    assert f"{CLASSES} images cannot be decoded" in capsys.readouterr().out
+    assert f"Left out, as nothing can decode them: {CLASSES} images." in capsys.readouterr().out
     assert results(tmp_path / "other")["records"][0]["split_sizes"]["broken_images"] == CLASSES
 
 

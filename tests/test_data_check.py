@@ -18,9 +18,9 @@ from data_layouts import (
     write_sop,
 )
 
-from benchmarks._data_catalogue import CATALOGUE
-from benchmarks._data_check import check
-from benchmarks.data import main
+from benchmarks.data.__main__ import main
+from benchmarks.data.catalogue import CATALOGUE
+from benchmarks.data.check import check
 from metriczoo.data import DATASETS, Glyphs, load
 
 WRITERS = {
@@ -75,9 +75,9 @@ def test_missing_and_broken_images(tmp_path, capsys, name, workers):
     status, shown = run(capsys, "check", "--dataset", name, "--root", tmp_path, "--decode", "--workers", workers)
     assert status == 1
     assert f"missing  {paths[0]}" in shown
-    assert "1 listed images are not there" in shown
+    assert "1 listed image not there" in shown
     assert re.search(rf"problem: broken: {re.escape(str(paths[1]))} is not a readable image", shown)
-    assert "1 broken images" in shown
+    assert "1 broken image" in shown
 
 
 def test_nothing_there(tmp_path, capsys):
@@ -93,7 +93,7 @@ def test_nothing_there(tmp_path, capsys):
 def test_wrong_options(tmp_path, capsys, name):
     for arguments, message in (
         (["--dataset", name], "--root"),
-        (["--dataset", "cup", "--root", "."], "invalid choice"),
+        (["--dataset", "cup", "--root", "."], "Did you mean 'cub'?"),
         (["--dataset", name, "--root", ".", "--workers", "-1"], "at least 0"),
         (["--dataset", name, "--root", ".", "--data-option", "corp=true"], "Did you mean 'crop'"),
         (["--dataset", name, "--root", ".", "--data-option", "crop"], "NAME=VALUE"),

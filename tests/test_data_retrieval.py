@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from data_layouts import picture, reds, text, write_inshop
 
-from benchmarks._data_readable import Readable
-from benchmarks.retrieval import main
+from benchmarks.images.readable import Readable
+from benchmarks.retrieval.__main__ import main
 from metriczoo.data import InShop
 
 RUN = ["--backbone", "convnet", "--image-size", "16", "--epochs", "1", "--loss", "circle", "--embedding-dim", "8", "--batch-samples", "2"]
@@ -59,7 +59,7 @@ def test_broken_images_are_fatal_or_skipped(tmp_path, capsys):
         assert re.match(rf"error: {tmp_path}/\S*\.png is not a readable image: [^\n]*\n$", capsys.readouterr().err)
     sizes = run(tmp_path, "--dataset", "folder", "--root", tmp_path / "data", "--on-bad-image", "skip")["records"][0]["split_sizes"]
     shown = capsys.readouterr().out
-    assert "5 images cannot be decoded, and are left out" in shown
+    assert "Left out, as nothing can decode them: 5 images." in shown
     assert shown.count("is not a readable image") == 5
     assert sizes == {
         **{"train_images": 8, "train_classes": 3, "test_images": 5, "test_classes": 2},

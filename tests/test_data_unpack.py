@@ -15,9 +15,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks import _data_unpack
-from benchmarks._data_unpack import unpack
-from benchmarks.data import main
+from benchmarks.data import unpack as _data_unpack
+from benchmarks.data.__main__ import main
+from benchmarks.data.unpack import unpack
 
 FILES = {"set/a/1.jpg": b"one", "set/a/2.jpg": b"two", "set/list.txt": b"x" * 3000, "top.txt": b""}
 KINDS = ["tar", "tgz", "tar.bz2", "tar.xz", "zip"]
@@ -284,7 +284,7 @@ def test_whatever_the_name_nothing_is_written_outside(tmp_path_factory, parts, k
 def test_the_command(tmp_path, capsys):
     archive, data = str(write(tmp_path / "x.tgz")), tmp_path / "data"
     assert main(["unpack", archive, "--to", str(data)]) == 0
-    assert "4 files are in" in capsys.readouterr().out
+    assert "4 files in" in capsys.readouterr().out
     assert main(["unpack", archive, "--to", str(data)]) == 2
     assert "Pass --force" in capsys.readouterr().err
     assert main(["unpack", archive, "--to", str(data), "--force"]) == 0

@@ -18,14 +18,14 @@ import torch
 pytest.importorskip("matplotlib", reason="the reports need the extra `bench`")
 Image = pytest.importorskip("PIL.Image", reason="the reports need the extra `bench`")
 
-from benchmarks.comparison import comparisons  # noqa: E402
-from benchmarks.evaluation import evaluate  # noqa: E402
+from benchmarks.command.folder import Folder  # noqa: E402
+from benchmarks.evaluation.comparison import comparisons  # noqa: E402
+from benchmarks.evaluation.metrics import evaluate  # noqa: E402
 from benchmarks.leaderboard.page import write_page  # noqa: E402
 from benchmarks.leaderboard.peers import PEER  # noqa: E402
 from benchmarks.leaderboard.runs import Task, nearest  # noqa: E402
 from benchmarks.leaderboard.tables import against_the_first, confusions, peer_verdicts, summary  # noqa: E402
-from benchmarks.report import RunView, write_report  # noqa: E402
-from benchmarks.results import Folder  # noqa: E402
+from benchmarks.retrieval.page import RunView, write_report  # noqa: E402
 from metriczoo import losses  # noqa: E402
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

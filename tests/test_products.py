@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from metriczoo import _products, losses, similarity
+from metriczoo import _products, engine, losses, similarity
 from metriczoo.scores import Scores
 
 GROUPED = {
@@ -50,6 +50,30 @@ def test_near_duplicates_are_exact_in_single_precision(make: type[similarity.Sim
         value, gradient = _outcome(loss(**options), x.float(), labels)
         torch.testing.assert_close(value.double(), exact, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(gradient.double(), exact_gradient, rtol=2e-3, atol=2e-3 * float(exact_gradient.abs().max()) + 1e-7)
+
+
+@pytest.mark.parametrize("make", [losses.ContrastiveLoss, losses.LiftedStructureLoss, losses.MMCLoss])
+@pytest.mark.parametrize("labels", [[0, 0, 0, 0, 1, 1, 1, 1], [0, 1, 0, 1, 1, 0, 1, 0]], ids=["positives", "negatives"])
+@pytest.mark.parametrize("many", [False, True])
+@pytest.mark.parametrize("budget", [None, 64])
+def test_distances_that_underflow_count_as_none(make, labels, many, budget, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_products, "_MANY", 1000 if many else 0)
+    x = torch.randn(8, 6, generator=torch.Generator().manual_seed(0))
+    x[0], x[1], x[4] = 0, 1e-23 * x[1], 3e-21 * x[4]
+    expected, found = (
+        _outcome(make(**options), x, torch.tensor(labels)) for options in ({"execution": "dense"}, {"memory_budget": budget})
+    )
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+
+
+def test_a_batch_as_small_as_to_underflow() -> None:
+    x = 1e-20 * torch.randn(10, 6, generator=torch.Generator().manual_seed(0))
+    for reduction in ("mean", "none"):
+        for budget in (None, 64):
+            value, gradient = _outcome(losses.MMCLoss(reduction=reduction, memory_budget=budget), x, torch.arange(10) % 3)
+            assert value.isfinite().all()
+            assert gradient.abs().max() < 1e-18
 
 
 @pytest.mark.parametrize("reduction", ["mean", "mean_active", "sum", "none"])
@@ -129,3 +153,10 @@ def test_logsumexp_with_a_scale(scale: float, store: str) -> None:
     assert torch.equal(torch.autograd.grad(found.square().sum(), value)[0], of_found[0])  # a graph that was kept gives the same again
     assert bool((of_found[0][~mask] == 0).all())
     assert torch.autograd.gradgradcheck(lambda v, f: sets[store](v).logsumexp(f), (value, factor))
+
+
+def test_a_class_that_outweighs_all_others_stays_whole() -> None:
+    labels = torch.tensor([0] * 500 + [1] * 4 + [2] * 4)
+    whole, cut = ([(s.start, s.stop) for s in engine._of_whole_classes(labels, 96, largest)] for largest in (32 * 96, 4 * 96))
+    assert whole == [(0, 500), (500, 508)]
+    assert cut == [(start, min(start + 96, 500)) for start in range(0, 500, 96)] + [(500, 508)]

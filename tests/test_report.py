@@ -18,7 +18,7 @@ from metriczoo.stores import MemoryBank
 pytest.importorskip("matplotlib", reason="the report needs the extra `bench`")
 Image = pytest.importorskip("PIL.Image", reason="the report needs the extra `bench`")
 
-from benchmarks.report import RunView, write_report  # noqa: E402
+from benchmarks.retrieval.page import RunView, write_report  # noqa: E402
 
 LABELS = np.repeat(np.arange(6), 8)
 NAMES = ["<script>alert(1)</script>", 'a "quoted" & {braced} name', "100 % ünï¢ødé", "$x_1$", "'", "plain"]

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 
-import torch
 from rich.console import Console
 
-from benchmarks._arguments import exit_status
+from benchmarks.command.arguments import exit_status
+from benchmarks.command.device import deterministic
+from benchmarks.command.folder import Folder, open_folder
+from benchmarks.command.screen import Screen
 from benchmarks.instance_discrimination.bench import Bench
 from benchmarks.instance_discrimination.data import load_data
 from benchmarks.instance_discrimination.options import parse, settings_of
 from benchmarks.instance_discrimination.page import screen_table, write_page
 from benchmarks.instance_discrimination.studies import Task, tasks_of
 from benchmarks.instance_discrimination.tables import sections_of
-from benchmarks.results import Folder, open_folder
-from benchmarks.screen import Screen
 
 __all__ = ["main"]
 
@@ -30,9 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _benchmark(options: argparse.Namespace, console: Console) -> None:
-    if options.device == "cuda":
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True, warn_only=True)
+    deterministic(options.device)
     with console.status("Reading the images"):
         data = load_data(options)
     folder = open_folder(options.output, settings_of(options), resume=options.resume)

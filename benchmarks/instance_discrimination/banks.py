@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from benchmarks.command.folder import Folder
 from benchmarks.instance_discrimination.bench import Bench
 from benchmarks.instance_discrimination.objective import Variant
 from benchmarks.instance_discrimination.runs import OnStep
 from benchmarks.performance.machine import PeakMemory, give_back_memory
-from benchmarks.results import Folder
 from metriczoo.losses import Loss
 from metriczoo.stores import MemoryBank
 

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.backbones import Encoder, build_backbone
-from benchmarks.evaluation import embed
+from benchmarks.command.versions import versions
+from benchmarks.evaluation.embeddings import embed
 from benchmarks.instance_discrimination.classifiers import knn_accuracy, linear_accuracy
 from benchmarks.instance_discrimination.data import Data, Samples, defaults_of
-from benchmarks.results import versions
-from benchmarks.training import Recipe
+from benchmarks.training.backbones import Encoder, build_backbone
+from benchmarks.training.loop import Recipe
 from metriczoo.metrics import retrieval_metrics
 
 __all__ = ["Bench"]

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from benchmarks._data_readable import Readable, broken_rows
-from benchmarks.images import LETTERS, PHOTOGRAPHS, Augmentation, Square
+from benchmarks.images.augmentation import LETTERS, PHOTOGRAPHS, Augmentation
+from benchmarks.images.readable import Readable, broken_rows
+from benchmarks.images.square import Square
 from benchmarks.instance_discrimination.cifar import NAMES, read_cifar10
 from metriczoo.data import DATASETS, ImageFolder, LabelledImages, load
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from benchmarks.losses import Preset
+from benchmarks.presets import Preset
 from metriczoo import losses
 from metriczoo.stores import MemoryBank
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from benchmarks._arguments import Parser, any_of, count, number, one_of, several_of
+from benchmarks.command.arguments import Parser, any_of, count, number, one_of, several_of
 from benchmarks.instance_discrimination.data import dataset_names, defaults_of
 from benchmarks.instance_discrimination.studies import STUDIES
-from benchmarks.options import data_options
+from benchmarks.retrieval.options import data_options
 
 __all__ = ["parse", "settings_of"]
 

@@ -10,10 +10,10 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from benchmarks._report_numbers import text_of
-from benchmarks._report_pictures import attempt, chart
 from benchmarks.instance_discrimination.tables import Plot, Section
-from benchmarks.report import page_of, write_whole
+from benchmarks.report.page import page_of, write_whole
+from benchmarks.report.pictures import attempt, chart
+from benchmarks.report.words import text_of
 
 __all__ = ["screen_table", "write_page"]
 

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d
 
-from benchmarks.backbones import Encoder
+from benchmarks.command.folder import Folder
 from benchmarks.instance_discrimination.bench import Bench
 from benchmarks.instance_discrimination.classifiers import classifier_accuracies, knn_accuracy, linear_accuracy
 from benchmarks.instance_discrimination.data import Samples, class_balanced
 from benchmarks.instance_discrimination.objective import CrossEntropy, InstanceObjective, Variant
-from benchmarks.results import Folder
-from benchmarks.training import Training
+from benchmarks.training.backbones import Encoder
+from benchmarks.training.loop import Training
 
 __all__ = ["OnStep", "classify", "finetune", "pretrain", "raw", "untrained"]
 

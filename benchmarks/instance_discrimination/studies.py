@@ -7,11 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+from benchmarks.command.folder import Folder
 from benchmarks.instance_discrimination.banks import measure_bank
 from benchmarks.instance_discrimination.bench import Bench
 from benchmarks.instance_discrimination.objective import Variant
 from benchmarks.instance_discrimination.runs import OnStep, classify, finetune, pretrain, raw, untrained
-from benchmarks.results import Folder
 
 __all__ = ["STUDIES", "Task", "tasks_of", "variants_of"]
 

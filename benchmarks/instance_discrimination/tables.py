@@ -11,6 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.instance_discrimination.objective import Variant
+from benchmarks.report.words import percent
 from metriczoo import plots
 from metriczoo.plots._figure import MUTED, SERIES, new_figure
 
@@ -70,7 +71,7 @@ class _Runs:
 
     def text(self, key: str, form: Callable[[float], str] | None = None) -> str:
         """Mean and standard deviation over seeds."""
-        return _spread(self.values(key), form or _percent)
+        return _spread(self.values(key), form or percent)
 
 
 def sections_of(results: Mapping[str, Any]) -> list[Section]:
@@ -94,10 +95,6 @@ def _grouped(records: Iterable[Record]) -> dict[str, _Runs]:
     for record in records:
         groups.setdefault(str(record["loss"]), _Runs()).records.append(record)
     return groups
-
-
-def _percent(value: float) -> str:
-    return f"{100 * value:.1f}"
 
 
 def _number(value: float) -> str:
@@ -169,7 +166,7 @@ def _classifier_rows(settings: Mapping[str, Any], runs: Mapping[str, _Runs]) -> 
         for what in ("embedding", "backbone", "pixels"):
             found = [record["accuracies"][what] for record in records if what in record["accuracies"]]
             if found:
-                cells = (_spread([values[key] for values in found], _percent) for key in _CLASSIFIERS)
+                cells = (_spread([values[key] for values in found], percent) for key in _CLASSIFIERS)
                 rows.append([title, what, *cells, str(len(found))])
     return rows
 
@@ -189,7 +186,7 @@ def _noise(settings: Mapping[str, Any], runs: Mapping[str, _Runs]) -> list[Secti
 
 def _proximal(settings: Mapping[str, Any], runs: Mapping[str, _Runs]) -> list[Section]:
     names = {f"λ = {weight:g}": name for weight in sorted(settings["proximals"]) if (name := _name(settings, proximal=weight)) in runs}
-    keys = {"loss_mean": _number, "loss_variance": _number, "distance_to_bank": _number, "knn_bank": _percent, "knn": _percent}
+    keys = {"loss_mean": _number, "loss_variance": _number, "distance_to_bank": _number, "knn_bank": percent, "knn": percent}
     rows = [
         [title, *(runs[name].text(key, form) for key, form in keys.items()), runs[name].text("linear")] for title, name in names.items()
     ]
@@ -224,18 +221,18 @@ def _dimension(settings: Mapping[str, Any], runs: Mapping[str, _Runs]) -> list[S
 
 def _labels(settings: Mapping[str, Any], runs: Mapping[str, _Runs]) -> list[Section]:
     start, rows, accuracies = _name(settings), [], {"fine-tuned": {}, "from scratch": {}, "frozen, linear": {}}  # type: ignore[var-annotated]
-    for percent in sorted(settings["shares"]):
-        tuned, scratch = (runs.get(f"labels-{percent:g}-{source}", _Runs()) for source in (start, "scratch"))
+    for share in sorted(settings["shares"]):
+        tuned, scratch = (runs.get(f"labels-{share:g}-{source}", _Runs()) for source in (start, "scratch"))
         known = tuned.records or scratch.records
         if not known:
             continue
         counts = [f"{known[0][key]:,}" for key in ("labelled_images", "labelled_classes")]
         cells = (tuned.text("accuracy"), tuned.text("frozen_linear"), tuned.text("frozen_knn"), scratch.text("accuracy"))
         reachable = (tuned if tuned.records else scratch).text("reachable")
-        rows.append([f"{percent:g} %", *counts, *cells, reachable, str(len(known))])
+        rows.append([f"{share:g} %", *counts, *cells, reachable, str(len(known))])
         of_percent = (tuned.values("accuracy"), scratch.values("accuracy"), tuned.values("frozen_linear"))
         for values, more in zip(accuracies.values(), of_percent, strict=True):
-            values[percent] = more
+            values[share] = more
     headings = ("labels", "images", "classes", "fine-tuned", "frozen, linear", "frozen, kNN", "from scratch", "reachable", "seeds")
     note = (
         f"Accuracy in percent{_of_seeds(settings)}, on images held out. Fine-tuned: from the backbone that learned without labels. Frozen: "

@@ -12,17 +12,18 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from benchmarks._arguments import exit_status
-from benchmarks.experiment import Experiment
+from benchmarks.command.arguments import exit_status
+from benchmarks.command.folder import Folder, open_folder
 from benchmarks.leaderboard.crew import crew
 from benchmarks.leaderboard.options import parse, settings_of
 from benchmarks.leaderboard.page import write_page
 from benchmarks.leaderboard.peers import PEER, equal_of
-from benchmarks.leaderboard.runs import HOISTED, Task, Worker, deterministic
+from benchmarks.leaderboard.runs import HOISTED, Task, Worker, prepare_process
 from benchmarks.leaderboard.tables import against_the_first, confusions, peer_verdicts, rich_table, summary
-from benchmarks.results import Folder, open_folder
-from benchmarks.retrieval import announce, prepare
-from benchmarks.runs import objective_of
+from benchmarks.report.words import percent
+from benchmarks.retrieval.experiment import Experiment
+from benchmarks.retrieval.preparation import announce, prepare
+from benchmarks.retrieval.start import objective_of
 
 __all__ = ["main"]
 
@@ -43,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _benchmark(options: argparse.Namespace, console: Console) -> list[Any]:
     os.environ |= dict.fromkeys(_THREADS, str(options.threads))  # of the processes to come
-    deterministic(options)
+    prepare_process(options)
     with console.status("Reading the data"):
         experiment = Experiment(options)
         tasks = _tasks(experiment)
@@ -180,7 +181,7 @@ class _Board:
 
 
 def _percent(value: float | None) -> str:
-    return "-" if value is None or value != value else f"{100 * value:.1f}"
+    return "-" if value is None or value != value else percent(value)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection, wait
 from typing import Any, NamedTuple
 
-from benchmarks._arguments import one_line
+from benchmarks.command.arguments import one_line
 
 __all__ = ["Event", "Report", "crew"]
 

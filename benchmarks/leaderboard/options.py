@@ -7,9 +7,9 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks import options as retrieval
-from benchmarks._arguments import Parser, any_of, count, one_of
-from benchmarks.losses import DEFAULT_LOSSES, LOSSES
+from benchmarks.command.arguments import Parser, any_of, count, one_of
+from benchmarks.retrieval import options as retrieval
+from benchmarks.training.losses import DEFAULT_LOSSES, LOSSES
 
 __all__ = ["parse", "settings_of"]
 
@@ -43,12 +43,11 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
                 action.help = argparse.SUPPRESS
             elif action.dest == "epochs":
                 action.help = "default: 5 for glyphs, 16 for omniglot, 10 for others, and if frozen"
-        parser.add_argument("--jobs", type=count(), metavar="N", help="runs at a time, a process each (default: processors, or 1 on cuda)")
-        parser.add_argument("--threads", default=1, type=count(), metavar="N", help="of each process (default: %(default)s)")
-        parser.add_argument(
-            "--peer", action="store_true", help="train with the losses of pytorch-metric-learning, too, where it has an equal of ours"
-        )
-        parser.add_argument(
+        add = parser.add_argument_group("leaderboard").add_argument
+        add("--jobs", type=count(), metavar="N", help="runs at a time, a process each (default: processors, or 1 on cuda)")
+        add("--threads", default=1, type=count(), metavar="N", help="of each process (default: %(default)s)")
+        add("--peer", action="store_true", help="train with the losses of pytorch-metric-learning, too, where it has an equal of ours")
+        add(
             "--quick",
             action="store_true",
             help=f"see whether everything works: {_QUICK_STEPS} steps each, and six losses unless --loss is given",

@@ -11,16 +11,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks._report_numbers import BASELINES, header, heading, rows_of, text_of
-from benchmarks._report_pictures import Examples, attempt, chart
-from benchmarks.evaluation import MAIN_METRICS
-from benchmarks.experiment import Experiment
+from benchmarks.command.folder import Folder
+from benchmarks.evaluation.metrics import MAIN_METRICS
 from benchmarks.leaderboard.peers import PEER
 from benchmarks.leaderboard.runs import Task
 from benchmarks.leaderboard.scatter import Point, scatter
 from benchmarks.leaderboard.tables import confusions, tied
-from benchmarks.report import page_of, write_whole
-from benchmarks.results import Folder
+from benchmarks.report.page import page_of, write_whole
+from benchmarks.report.pictures import Examples, attempt, chart
+from benchmarks.report.words import counted, percent, points, text_of
+from benchmarks.retrieval.experiment import Experiment
+from benchmarks.retrieval.header import header
+from benchmarks.retrieval.rows import BASELINES, heading, rows_of
 from metriczoo import plots
 
 if TYPE_CHECKING:
@@ -179,13 +181,13 @@ def _cell(metric: Mapping[str, Any], highest: float, *, bar: bool) -> str:
     mean = metric["mean"]
     if mean is None:
         return '<td data-value="">&ndash;</td>'
-    text = f"{100 * mean:.1f}"
+    text = percent(mean)
     shown = f"<b>{text}</b>" if _shown(mean) == highest else text
-    shown += "" if metric["deviation"] is None else f" <small>± {100 * metric['deviation']:.1f}</small>"
+    shown += "" if metric["deviation"] is None else f" <small>± {percent(metric['deviation'])}</small>"
     low, high = metric.get("of_classes") or (None, None)
-    shown += "" if low is None or high is None else f" <small>[{100 * low:.1f}, {100 * high:.1f}]</small>"
+    shown += "" if low is None or high is None else f" <small>[{percent(low)}, {percent(high)}]</small>"
     about = metric["of_seeds"]
-    about = "" if about is None else f' title="by seeds: {100 * about[0]:.1f} to {100 * about[1]:.1f}"'
+    about = "" if about is None else f' title="by seeds: {percent(about[0])} to {percent(about[1])}"'
     share = f' class="bar" style="--share:{text}"' if bar else ""
     return f'<td data-value="{mean:.6f}"{share}{about}>{shown}</td>'
 
@@ -226,7 +228,7 @@ def _peers(verdicts: Sequence[Mapping[str, Any]]) -> str:
     heads = '<th scope="col" rowspan="2">Loss</th>' + "".join(
         f'<th scope="colgroup" colspan="4">{heading(metric)}</th>' for metric in metrics
     )
-    second = "".join(f'<th scope="col">{name}</th>' for _ in metrics for name in ("ours", "theirs", "difference", ""))
+    second = "".join(f'<th scope="col">{name}</th>' for _ in metrics for name in ("ours", "theirs", "difference", "verdict"))
     rows = "".join(
         f'<tr><th scope="row">{html.escape(loss)}</th>{"".join(_verdict(found.get(metric)) for metric in metrics)}</tr>\n'
         for loss, found in of_loss.items()
@@ -244,9 +246,9 @@ def _verdict(verdict: Mapping[str, Any] | None) -> str:
     if verdict is None:
         return "<td>&ndash;</td>" * 4
     words = {True: '<span class="yes">agrees</span>', False: '<span class="no">differs</span>', None: ""}[verdict["agrees"]]
-    spread = "" if verdict["spread"] is None else f" <small>of {100 * verdict['spread']:.1f}</small>"
-    ours, theirs, difference = (100 * verdict[key] for key in ("ours", "theirs", "difference"))
-    return f"<td>{ours:.1f}</td><td>{theirs:.1f}</td><td>{difference:+.1f}{spread}</td><td>{words}</td>"
+    spread = "" if verdict["spread"] is None else f" <small>of {percent(verdict['spread'])}</small>"
+    ours, theirs = (percent(verdict[side]) for side in ("ours", "theirs"))
+    return f"<td>{ours}</td><td>{theirs}</td><td>{points(verdict['difference'])}{spread}</td><td>{words}</td>"
 
 
 def _failures(failures: Sequence[Mapping[str, Any]]) -> str:
@@ -272,7 +274,7 @@ def _hard_pairs(runs: _Runs, losses: Sequence[str], experiment: Experiment, exam
     rows = []
     for pair in hardest:
         classes = "".join(_of_class(int(number), labels, examples) for number in pair["classes"])
-        about = f"{pair['mistakes']} mistakes, <small>{100 * pair['mistakes'] / pair['queries']:.0f} % of their queries</small>"
+        about = f"{counted(pair['mistakes'], 'mistake')}, <small>{100 * pair['mistakes'] / pair['queries']:.0f} % of their queries</small>"
         rows.append(f'<div class="pair"><div class="faces">{classes}</div><p>{about}</p></div>')
     return f"""<p>The pairs of test classes of which the nearest neighbour of a query of one is most often of the other, over all losses and
 seeds. The pairs of each loss are with it, below.</p><div class="hard">{"".join(rows)}</div>"""
@@ -338,8 +340,8 @@ def _two_curves(runs: Sequence[tuple[Sequence[float], Sequence[float]]]) -> Figu
 def _map(vectors: NDArray[Any], examples: Examples) -> Figure:
     """The points as one image, of which there is one for each loss; text stays text."""
     figure = plots.embedding_map(vectors, examples.labels, class_names=examples.class_names, max_points=_MAX_POINTS)
-    for points in figure.axes[0].collections:
-        points.set_rasterized(True)
+    for collection in figure.axes[0].collections:
+        collection.set_rasterized(True)
     return figure
 
 

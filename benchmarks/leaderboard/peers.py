@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.losses import Objective
+from benchmarks.training.losses import Objective
 from metriczoo import losses
 from metriczoo.miners import SemiHardMiner
 from metriczoo.similarity import Cosine, NegativeEuclidean, NegativeSquaredEuclidean

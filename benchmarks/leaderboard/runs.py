@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import time
 from dataclasses import dataclass
@@ -15,14 +14,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from benchmarks import runs as retrieval
-from benchmarks.experiment import Experiment
+from benchmarks.command.device import deterministic
+from benchmarks.command.folder import Folder
 from benchmarks.leaderboard.crew import Report
 from benchmarks.leaderboard.peers import PEER, PeerObjective
-from benchmarks.results import Folder
-from benchmarks.training import Training
+from benchmarks.retrieval import runs as retrieval
+from benchmarks.retrieval.experiment import Experiment
+from benchmarks.retrieval.start import start_training
 
-__all__ = ["HOISTED", "Task", "Worker", "deterministic"]
+__all__ = ["HOISTED", "Task", "Worker", "prepare_process"]
 
 HOISTED = ("dataset", "protocol", "split_sizes", "device", "threads")  # of a record of the retrieval benchmark: the same in all
 _LEFT_OUT = (*HOISTED, "classes")
@@ -63,7 +63,7 @@ class Worker:
     """
 
     def __init__(self, options: argparse.Namespace, path: Path) -> None:
-        deterministic(options)
+        prepare_process(options)
         self.experiment = Experiment(options)
         self.experiment.prepare()
         self.folder = _States(path)
@@ -88,11 +88,7 @@ class Worker:
         """Train to the end, from `state` on if there is one, and return what is worth keeping."""
         experiment = self.experiment
         before, _ = retrieval.untrained(experiment, seed, self.folder)
-        encoder = experiment.encoder(seed)  # it sets the seed for the objective, too
-        objective: Any = retrieval.objective_of(experiment, task.loss)
-        objective = PeerObjective(objective) if task.peer else objective
-        data = experiment.protocol.train_inputs, experiment.train.labels, experiment.recipe
-        training = Training(encoder, objective, *data, seed=seed, device=experiment.device, workers=experiment.options.workers)
+        training = start_training(experiment, task.loss, seed, in_place_of=PeerObjective if task.peer else None)
         found: dict[str, Any] = {"recalls": [experiment.recall_at_1(before)], "cpu_seconds": 0.0, "peak_memory": 0}
         embeddings = before
         if state is not None:
@@ -134,12 +130,10 @@ class _States(Folder):
         self.record = record
 
 
-def deterministic(options: argparse.Namespace) -> None:
-    """Have this process compute the same whenever it is started."""
+def prepare_process(options: argparse.Namespace) -> None:
+    """Have this process compute the same whenever it is started, however many there are."""
     torch.set_num_threads(options.threads)
-    if options.device == "cuda":
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True, warn_only=True)
+    deterministic(options.device)
 
 
 def _lean(record: dict[str, Any]) -> dict[str, Any]:

@@ -15,10 +15,11 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from torch import Tensor
 
-from benchmarks._report_numbers import BASELINES, heading
-from benchmarks.comparison import comparisons
-from benchmarks.evaluation import MAIN_METRICS
+from benchmarks.evaluation.comparison import comparisons
+from benchmarks.evaluation.metrics import MAIN_METRICS
 from benchmarks.leaderboard.peers import PEER
+from benchmarks.report.words import percent, points
+from benchmarks.retrieval.rows import BASELINES, heading
 from metriczoo.metrics._intervals import bootstrap_interval, holm
 
 __all__ = ["against_the_first", "confusions", "peer_verdicts", "plain_tables", "rich_table", "summary", "tied"]
@@ -179,7 +180,7 @@ def _cell(metric: Mapping[str, Any]) -> str:
 
 
 def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.1f}"
+    return "-" if value is None else percent(value)
 
 
 def rich_table(results: Mapping[str, Any], width: int) -> Table:
@@ -206,7 +207,7 @@ def plain_tables(results: Mapping[str, Any]) -> list[tuple[str, Sequence[str], S
         for verdict in results["peers"]:
             of_loss.setdefault(verdict["loss"], {})[verdict["metric"]] = verdict
         metrics = list(dict.fromkeys(verdict["metric"] for verdict in results["peers"]))
-        headings = ["Loss", *(f"{heading(metric)}{text}" for metric in metrics for text in ("", f" with {PEER}", ", difference"))]
+        headings = ["Loss", *(text for metric in metrics for text in (f"{heading(metric)}: ours", "theirs", "difference"))]
         rows = [[loss, *(cell for metric in metrics for cell in _of_verdict(found.get(metric)))] for loss, found in of_loss.items()]
         note = "Percent, means over seeds; agrees: the mean difference of runs of one seed is no more than the spread over seeds."
         tables.append((f"The same training with {PEER}", headings, rows, note))
@@ -220,7 +221,7 @@ def _of_verdict(verdict: Mapping[str, Any] | None) -> list[str]:
     if verdict is None:
         return ["", "", ""]
     words = {True: " agrees", False: " DIFFERS", None: ""}[verdict["agrees"]]
-    return [_percent(verdict["ours"]), _percent(verdict["theirs"]), f"{100 * verdict['difference']:+.1f}{words}"]
+    return [_percent(verdict["ours"]), _percent(verdict["theirs"]), f"{points(verdict['difference'])}{words}"]
 
 
 def _ranking(results: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
@@ -236,7 +237,7 @@ def _ranking(results: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
         cells.append("" if line["peak_memory"] is None else f"{line['peak_memory'] / 2**20:.0f}")
         if verdicts:
             cells.append(
-                f"{100 * found['difference']:+.1f}{' !' if found['agrees'] is False else ''}" if (found := verdicts.get(loss)) else ""
+                f"{points(found['difference'])}{' !' if found['agrees'] is False else ''}" if (found := verdicts.get(loss)) else ""
             )
         rows.append(cells)
     return ["#", "Loss", "R@1", "95 %", "MAP@R", "NMI", "AMI", "CPU", "MiB", *(["Peer"] if verdicts else [])], rows

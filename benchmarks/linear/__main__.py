@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -10,14 +11,14 @@ import torch
 from rich.console import Console
 from threadpoolctl import threadpool_limits
 
-from benchmarks._arguments import exit_status
+from benchmarks.command.arguments import exit_status
+from benchmarks.command.folder import open_folder
+from benchmarks.command.screen import Screen
 from benchmarks.linear.options import parse, settings_of
 from benchmarks.linear.page import write_page
 from benchmarks.linear.runs import Experiment
 from benchmarks.linear.systems import SYSTEMS
 from benchmarks.linear.tables import NOTE, rich_tables
-from benchmarks.results import open_folder
-from benchmarks.screen import Screen
 
 __all__ = ["main"]
 
@@ -59,4 +60,5 @@ def _run(experiment: Experiment, console: Console) -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # which ends what was begun, as Ctrl-C does
     sys.exit(main())

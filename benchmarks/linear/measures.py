@@ -12,7 +12,7 @@ from metriczoo.linear._lmnn_impostors import Classes
 from metriczoo.linear._lmnn_objective import Objective, Targets
 from metriczoo.linear._lmnn_solvers import rescaled
 
-__all__ = ["measures"]
+__all__ = ["measures", "objective_of"]
 
 _MU, _MARGIN = 0.5, 1.0
 
@@ -25,8 +25,7 @@ def measures(L: npt.NDArray[np.float64], split: Split, k: int) -> dict[str, floa
     """
     order = np.argsort(split.y, kind="stable")
     X, classes = split.X[order], Classes(split.y[order])
-    centre = X.mean(0)
-    objective = Objective(X - centre, classes, Targets(X - centre, classes, k), mu=_MU, margin=_MARGIN, squared=False, local=False)
+    objective = objective_of(split, k)
     maps = rescaled(objective, np.ascontiguousarray(L)[None], np.random.RandomState(0))
     value, _ = objective(maps)
     labelled = Labelled(maps, X, classes)
@@ -38,3 +37,11 @@ def measures(L: npt.NDArray[np.float64], split: Split, k: int) -> dict[str, floa
         "objective": value / len(X),
         "impostors": objective.num_impostors,
     }
+
+
+def objective_of(split: Split, k: int, *, squared: bool = False) -> Objective:
+    """The objective of LMNN on training points, with hinges or their squares."""
+    order = np.argsort(split.y, kind="stable")
+    X, classes = split.X[order], Classes(split.y[order])
+    X = X - X.mean(0)
+    return Objective(X, classes, Targets(X, classes, k), mu=_MU, margin=_MARGIN, squared=squared, local=False)

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks._arguments import Parser, any_of, count, one_of, several_of
+from benchmarks.command.arguments import Parser, any_of, count, one_of, several_of
 from benchmarks.linear.data import DATA, EMBEDDED
 from benchmarks.linear.systems import SYSTEMS
 
@@ -23,7 +23,9 @@ the other 30 %, over several splits: Mahalanobis, MMC, LMNN and NCA beside the E
 _EPILOG = """
 Features are scaled by what the training points are like: to variance 1 each where they have units of their own, by one factor elsewhere;
 images and sounds are first reduced to principal components (mnist 164, isolet 172, coil20 100). All systems see the same numbers.
-Another library that does not run, or not within --peer-seconds, has its error in the table. pylmnn 1.6.4, and LMNN of metric-learn 0.7.0,
+Another library that does not run, or not within --peer-seconds, has its error in the table. Where it has an LMNN, as far as that has got,
+LMNN here is timed on the way to the same value of the same objective, by CPU seconds: ask for --threads 1. Differences of errors are told
+split by split, with an interval, beside the tables. pylmnn 1.6.4, and LMNN of metric-learn 0.7.0,
 need older packages than this program, in an environment of their own: with Python 3.9, "pip install numpy==1.22.4 scipy==1.7.3
 scikit-learn==1.0.2 six matplotlib" and "pip install --no-deps pylmnn==1.6.4 metric-learn==0.7.0"; name its interpreter by --peer-python.
 The package GPyOpt that pylmnn imports is not needed. Results are written to results.json after each run, and to report.html in the end;
@@ -83,7 +85,7 @@ def _add_comparison(group: argparse._ArgumentGroup) -> None:
     add("--neighbors", type=count(), metavar="K", help="neighbours that vote, and target neighbours (default: 3)")
     add("--splits", type=count(), metavar="N", help="runs of each system, on splits by seeds 0 to N - 1 (default: 3)")
     add("--peer-python", metavar="PROGRAM", help="the interpreter that runs pylmnn and metric-learn, see below (default: this one)")
-    add("--peer-seconds", default=900, type=count(), metavar="N", help="after which one run of these is given up (default: %(default)s)")
+    add("--peer-seconds", default=900, type=count(), metavar="N", help="after which one run of these is stopped (default: %(default)s)")
 
 
 def _add_running(group: argparse._ArgumentGroup) -> None:

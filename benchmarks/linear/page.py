@@ -8,13 +8,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks._report_numbers import text_of
-from benchmarks._report_pictures import attempt, chart
 from benchmarks.linear.data import DATA
 from benchmarks.linear.runs import View
 from benchmarks.linear.systems import SYSTEMS
 from benchmarks.linear.tables import html_tables
-from benchmarks.report import page_of, write_whole
+from benchmarks.report.page import page_of, write_whole
+from benchmarks.report.pictures import attempt, chart
+from benchmarks.report.words import text_of
 from metriczoo import plots
 
 __all__ = ["write_page"]

@@ -12,11 +12,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from benchmarks.command.folder import Folder
+from benchmarks.command.versions import versions
 from benchmarks.linear.data import Array, Labels, Split, load, split
 from benchmarks.linear.measures import measures
 from benchmarks.linear.peers import PeerError
 from benchmarks.linear.systems import SYSTEMS
-from benchmarks.results import Folder, versions
 
 __all__ = ["MEASURES", "Experiment", "View"]
 
@@ -86,7 +87,7 @@ class Experiment:
             "loss": system,
             "seed": seed,
             "split_sizes": part.sizes,
-            **dict.fromkeys((*MEASURES, "seconds", "steps", "rank", "error")),
+            **dict.fromkeys((*MEASURES, "seconds", "steps", "rank", "race", "error")),
             "hyper_parameters": {},
             "device": "cpu",
             "threads": torch.get_num_threads(),
@@ -97,8 +98,11 @@ class Experiment:
             fit = SYSTEMS[system].fit(part, self.options.neighbors, seed, peer)
         except (PeerError, MemoryError) as error:
             return {**record, "error": " ".join(str(error).split())}, None
+        record |= {"race": fit.race, "hyper_parameters": fit.hyper_parameters}
+        if fit.L is None:
+            return {**record, "error": f"stopped after {self.options.peer_seconds:g} seconds"}, None
         numbers = measures(fit.L, part, self.options.neighbors)
-        record |= {**numbers, "seconds": fit.seconds, "steps": fit.steps, "rank": len(fit.L), "hyper_parameters": fit.hyper_parameters}
+        record |= {**numbers, "seconds": fit.seconds, "steps": fit.steps, "rank": len(fit.L)}
         return record, fit.L
 
     def _make_split(self, data: str, seed: int) -> Split:

@@ -15,23 +15,25 @@ from sklearn.neighbors import NeighborhoodComponentsAnalysis
 
 from benchmarks.linear.data import Split
 from benchmarks.linear.peers import fit_peer
+from benchmarks.linear.race import race
 from metriczoo.linear import LMNN, MMC, NCA, LinearMetric, Mahalanobis
 
 __all__ = ["SYSTEMS", "Fit", "System"]
 
-Peer = tuple[str | None, float]  # the interpreter that runs other libraries, and the seconds after which one of them is given up
+Peer = tuple[str | None, float]  # the interpreter that runs other libraries, and the seconds after which one of them is stopped
 _MANY = 15_000  # points from which NCA runs in batches
 _TOO_MANY = 4000  # points from which scikit-learn's NCA, whose matrices have a row and a column for each, is left out
 
 
 @dataclass(frozen=True)
 class Fit:
-    """What a system has learned."""
+    """What a system has learned; L is None of one that was stopped."""
 
-    L: npt.NDArray[np.float64]  # [r, d]
+    L: npt.NDArray[np.float64] | None  # [r, d]
     seconds: float
     steps: int | None
     hyper_parameters: dict[str, Any] = field(default_factory=dict)
+    race: dict[str, Any] | None = None  # of an LMNN of another library, see `race`
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,14 @@ def _sklearn_nca(split: Split, k: int, seed: int, peer: Peer) -> Fit:
 
 
 def _peer(name: str) -> Callable[[Split, int, int, Peer], Fit]:
-    return lambda split, k, seed, peer: Fit(*fit_peer(name, split.X, split.y, k, seed, *peer))
+    def fit(split: Split, k: int, seed: int, peer: Peer) -> Fit:
+        found = fit_peer(name, split.X, split.y, k, seed, *peer)
+        against = None
+        if found.best is not None and found.cpu_seconds is not None:
+            against = race(name, found.best, found.cpu_seconds, split, k)
+        return Fit(found.L, found.seconds, found.steps, {"version": found.version}, against)
+
+    return fit
 
 
 SYSTEMS = {

@@ -13,6 +13,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from benchmarks.linear.data import DATA
+from benchmarks.linear.paired import sentences
 from benchmarks.linear.systems import SYSTEMS
 
 __all__ = ["NOTE", "Row", "html_tables", "plain_tables", "rich_tables", "rows_of"]
@@ -43,7 +44,8 @@ _COLUMNS = {
 NOTE = (
     "Errors on test points in percent, of the vote of k nearest training points, and of the class with which a point would raise the "
     "objective of LMNN least. On training points: that objective, per point, and the pairs of a point and an impostor, at the best "
-    "scale of each metric. Seconds of fit alone."
+    "scale of each metric. Seconds of fit alone. Differences are of the same splits, with their 95 % interval over new data (Nadeau and "
+    "Bengio 2003)."
 )
 
 
@@ -92,6 +94,11 @@ def _heading(data: str, records: Sequence[Mapping[str, Any]]) -> str:
     return f"{DATA[data].title}: {points}, {sizes['features']} features"
 
 
+def _pairs(data: str, records: Sequence[Mapping[str, Any]]) -> list[str]:
+    titles = {name: system.title for name, system in SYSTEMS.items()}
+    return list(sentences([record for record in records if record["data"] == data], titles))
+
+
 def _errors(rows: Sequence[Row]) -> list[str]:
     return [f"{SYSTEMS[row.name].title}: {row.error}" for row in rows if row.error]
 
@@ -100,7 +107,7 @@ def rich_tables(records: Sequence[Mapping[str, Any]]) -> list[Table]:
     """A table per data set, for the terminal."""
     tables = []
     for data, rows in rows_of(records).items():
-        caption = "\n".join(_errors(rows)) or None
+        caption = "\n".join([*_pairs(data, records), *_errors(rows)]) or None
         table = Table(
             title=_heading(data, records), title_justify="left", title_style="bold", box=SIMPLE_HEAD, caption=caption, padding=(0, 0, 0, 1)
         )
@@ -121,7 +128,8 @@ def plain_tables(results: Mapping[str, Any]) -> list[tuple[str, list[str], list[
     for data, rows in rows_of(results["records"]).items():
         headings = ["", *(column.heading for column in _COLUMNS.values()), "Splits"]
         body = [[SYSTEMS[row.name].title, *(" ".join(filter(None, _cell(row, key))) for key in _COLUMNS), str(row.runs)] for row in rows]
-        tables.append((_heading(data, results["records"]), headings, body, " ".join(f"{text}." for text in _errors(rows))))
+        notes = [*_pairs(data, results["records"]), *_errors(rows)]
+        tables.append((_heading(data, results["records"]), headings, body, " ".join(f"{text}." for text in notes)))
     return tables
 
 
@@ -132,10 +140,11 @@ def html_tables(records: Sequence[Mapping[str, Any]]) -> str:
     for data, rows in rows_of(records).items():
         best = {key: _least(rows, key) for key in _COLUMNS}
         body = "".join(_line(row, best) for row in rows)
-        errors = "".join(f'<p class="missing">{html.escape(text)}</p>' for text in _errors(rows))
+        notes = "".join(f"<p>{html.escape(text)}.</p>" for text in _pairs(data, records))
+        notes += "".join(f'<p class="missing">{html.escape(text)}</p>' for text in _errors(rows))
         heading = html.escape(_heading(data, records))
         table = f'<div class="scroll"><table><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table></div>'
-        parts.append(f'<h3 id="{data}">{heading}</h3>{table}{errors}')
+        parts.append(f'<h3 id="{data}">{heading}</h3>{table}{notes}')
     spread = " Mean ± standard deviation over splits." if any(record["seed"] for record in records) else " Of one split."
     return f'<section id="results"><h2>Results</h2><p>{html.escape(NOTE)}{spread}</p>{"".join(parts)}</section>'
 

@@ -12,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from benchmarks.results import versions
+from benchmarks.command.versions import versions
 
 __all__ = ["PeakMemory", "describe", "give_back_memory", "limit_memory"]
 

@@ -10,13 +10,13 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks._report_numbers import text_of
-from benchmarks._report_pictures import attempt, chart
 from benchmarks.performance.registry import FAMILIES, LIBRARIES
 from benchmarks.performance.store import write_whole
 from benchmarks.performance.summary import Comparison, comparisons, is_ours
 from benchmarks.performance.tables import TARGET_HEADINGS, WORDS, headings, number, rows, target_rows
 from benchmarks.performance.targets import verdict
+from benchmarks.report.pictures import attempt, chart
+from benchmarks.report.words import text_of
 from metriczoo.plots._figure import MUTED, SERIES, new_figure
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def write_page(folder: Path, results: Mapping[str, Any]) -> Path:
     targets = "" if results["settings"]["quick"] else _targets(results["targets"])
     links = ('<a href="#targets">Targets</a>' if targets else "") + links
     body = f"{_header(suite, results)}<nav>{links}</nav>{_HOW}{targets}{''.join(sections)}"
-    style = (Path(__file__).resolve().parents[1] / "report.css").read_text(encoding="utf-8")
+    style = (Path(__file__).resolve().parents[1] / "report" / "style.css").read_text(encoding="utf-8")
     path = folder / f"{suite}.html"
     write_whole(path, _PAGE.format(suite=suite, style=style, body=body))
     return path

@@ -13,13 +13,14 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks._arguments import Parser, any_of, exit_status, one_of, several_of
+from benchmarks.command.arguments import Parser, any_of, exit_status, one_of, several_of
 from benchmarks.presets import LEFT_OUT, LETTERS, Preset, presets_of
 from benchmarks.presets.files import fields_of
 from benchmarks.presets.photographs import PHOTOGRAPHS
+from benchmarks.presets.preset import values_in_words
 from metriczoo.data import DATASETS
 
-__all__ = ["Line", "lines", "main", "values_in_words"]
+__all__ = ["Line", "lines", "main"]
 
 _PROTOCOLS = ("finetune", "frozen")
 _REST = "all others"
@@ -105,16 +106,6 @@ def _table(found: Sequence[Line]) -> Table:
         table.add_row(name, line.protocol, line.datasets, values_in_words(line.preset), f"{source.kind}: {source.text}")
         before = line.loss
     return table
-
-
-def values_in_words(preset: Preset) -> str:
-    """What was chosen of a preset."""
-    values = {**preset.options, **({} if preset.miner == "none" else {"miner": preset.miner}), "rate": preset.rate}
-    if preset.references in ("proxies", "tree") or preset.per_class:
-        values["proxy_rate"] = preset.proxy_rate
-    if preset.length is not None:
-        values["length"] = preset.length
-    return ", ".join(f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}" for name, value in values.items())
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks._arguments import hint
+from benchmarks.command.arguments import hint
 from benchmarks.presets.preset import KINDS, Preset, Source
 
 __all__ = ["as_json", "fields_of", "read_presets", "replaced"]

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-__all__ = ["KINDS", "Preset", "Source"]
+__all__ = ["KINDS", "Preset", "Source", "values_in_words"]
 
 KINDS = ("paper", "code", "search", "choice")
 
@@ -56,3 +56,13 @@ class Preset:
     length: float | None = None
     per_class: bool = False
     source: Source = Source("choice", "none given")
+
+
+def values_in_words(preset: Preset) -> str:
+    """What was chosen of a preset."""
+    values = {**preset.options, **({} if preset.miner == "none" else {"miner": preset.miner}), "rate": preset.rate}
+    if preset.references in ("proxies", "tree") or preset.per_class:
+        values["proxy_rate"] = preset.proxy_rate
+    if preset.length is not None:
+        values["length"] = preset.length
+    return ", ".join(f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}" for name, value in values.items())

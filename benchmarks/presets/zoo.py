@@ -64,6 +64,10 @@ def _paper(text: str) -> Source:
     return Source("paper", text)
 
 
+def _unread(text: str) -> Source:
+    return Source("paper", f"{text}; not confirmed in code of the authors")
+
+
 _TCM = {"positive_margin": 0.9, "negative_margin": 0.5, "weight": 1.0}
 _TUPLET = {"margin": 0.1, "scale": 64.0, "deviation": 0.01, "weight": 0.5}
 _WITH_PROXIES: dict[str, Any] = {"references": "proxies", "proxy_rate": 25.0}  # as quick as those of am_softmax, which was searched
@@ -79,14 +83,14 @@ ZOO: Mapping[str, Preset] = {
     "triplet": Preset(
         losses.TripletMarginLoss, {"margin": 0.2}, miner="semi_hard", source=_paper("Schroff, Kalenichenko, Philbin. FaceNet. CVPR 2015")
     ),
-    "circle": Preset(losses.CircleLoss, {"margin": 0.4, "scale": 80.0}, source=_paper("Sun et al. Circle Loss. CVPR 2020: retrieval")),
-    "unified": Preset(losses.UnifiedLoss, {"margin": 0.25, "scale": 256.0}, source=_paper("Sun et al. Circle Loss. CVPR 2020, eq. 1")),
+    "circle": Preset(losses.CircleLoss, {"margin": 0.4, "scale": 80.0}, source=_unread("Sun et al. Circle Loss. CVPR 2020: retrieval")),
+    "unified": Preset(losses.UnifiedLoss, {"margin": 0.25, "scale": 256.0}, source=_unread("Sun et al. Circle Loss. CVPR 2020, eq. 1")),
     "lmnn": Preset(
         losses.LMNNLoss, {"num_targets": 3, "margin": 1.0}, source=_paper("Weinberger, Saul. Distance Metric Learning for LMNN. JMLR 2009")
     ),
     "multi_similarity": Preset(losses.MultiSimilarityLoss, source=_paper("Wang et al. Multi-Similarity Loss. CVPR 2019")),
     "binomial_deviance": Preset(
-        losses.BinomialDevianceLoss, source=_paper("Yi, Lei, Liao, Li. Deep Metric Learning for Person Re-Identification. ICPR 2014")
+        losses.BinomialDevianceLoss, source=_unread("Yi, Lei, Liao, Li. Deep Metric Learning for Person Re-Identification. ICPR 2014")
     ),
     "margin": Preset(
         losses.MarginLoss,
@@ -104,15 +108,15 @@ ZOO: Mapping[str, Preset] = {
         losses.GeneralizedLiftedStructureLoss, {"margin": 1.0}, source=_paper("Hermans, Beyer, Leibe. In Defense of the Triplet Loss. 2017")
     ),
     "n_pairs": Preset(losses.NPairsLoss, {"norm_penalty": 0.005}, **_RAW, source=_paper("Sohn. Multi-class N-pair Loss. NIPS 2016")),
-    "angular": Preset(losses.AngularLoss, {"angle": 45.0}, source=_paper("Wang et al. Angular Loss. ICCV 2017")),
-    "tuplet_margin": Preset(losses.TupletMarginLoss, source=_paper("Yu, Tao. Tuplet Margin Loss. ICCV 2019")),
+    "angular": Preset(losses.AngularLoss, {"angle": 45.0}, source=_unread("Wang et al. Angular Loss. ICCV 2017")),
+    "tuplet_margin": Preset(losses.TupletMarginLoss, source=_unread("Yu, Tao. Tuplet Margin Loss. ICCV 2019")),
     "intra_pair_variance": Preset(
-        _intra_pair_variance, _TUPLET, source=_paper("Yu, Tao. Tuplet Margin Loss. ICCV 2019: beside tuplet margin loss")
+        _intra_pair_variance, _TUPLET, source=_unread("Yu, Tao. Tuplet Margin Loss. ICCV 2019: beside tuplet margin loss")
     ),
     "threshold_consistent_margin": Preset(
         _threshold_consistent_margin,
         _TCM,
-        source=_paper("Zhang et al. Threshold-Consistent Margin Loss. ICLR 2024; beside multi-similarity loss, which is our choice"),
+        source=_unread("Zhang et al. Threshold-Consistent Margin Loss. ICLR 2024; beside multi-similarity loss, which is our choice"),
     ),
     "easy_positive": Preset(
         losses.EasyPositiveLoss, source=Source("code", "Xuan, Stylianou, Pless. Easy Positive Triplet Mining. WACV 2020")
@@ -129,7 +133,11 @@ ZOO: Mapping[str, Preset] = {
         **_RAW,
         source=_paper("Frosst, Papernot, Hinton. Soft Nearest Neighbor. ICML 2019"),
     ),
-    "supcon": Preset(losses.SupConLoss, {"temperature": 0.1}, source=_paper("Khosla et al. Supervised Contrastive Learning. NeurIPS 2020")),
+    "supcon": Preset(
+        losses.SupConLoss,
+        {"temperature": 0.1},
+        source=_paper("Khosla et al. Supervised Contrastive Learning. NeurIPS 2020; 0.07 in the code"),
+    ),
     "nt_xent": Preset(losses.NTXentLoss, {"temperature": 0.1}, source=_paper("Chen et al. SimCLR. ICML 2020")),
     "decoupled_contrastive": Preset(
         losses.DecoupledContrastiveLoss, {"temperature": 0.1}, source=_paper("Yeh et al. Decoupled Contrastive Learning. ECCV 2022")
@@ -138,7 +146,7 @@ ZOO: Mapping[str, Preset] = {
         losses.WeightedDecoupledContrastiveLoss, {"temperature": 0.1}, source=_paper("Yeh et al. Decoupled Contrastive Learning. ECCV 2022")
     ),
     "instance": Preset(losses.InstanceLoss, source=Source("code", "Zheng et al. Dual-Path Convolutional Image-Text Embeddings. TOMM 2020")),
-    "histogram": Preset(losses.HistogramLoss, {"num_bins": 100}, source=_paper("Ustinova, Lempitsky. Histogram Loss. NIPS 2016")),
+    "histogram": Preset(losses.HistogramLoss, {"num_bins": 100}, source=_unread("Ustinova, Lempitsky. Histogram Loss. NIPS 2016")),
     "magnet": Preset(
         losses.MagnetLoss, **_RAW, source=_paper("Rippel et al. Magnet Loss. ICLR 2016; with one cluster per class, our choice")
     ),
@@ -151,14 +159,17 @@ ZOO: Mapping[str, Preset] = {
         {"variant": "dq", "power": 4.0},
         source=Source("code", "Li et al. Rethinking the Optimization of Average Precision. AAAI 2022"),
     ),
-    "recall_at_k": Preset(losses.RecallAtKLoss, source=Source("code", "Patel, Tolias, Matas. Recall@k Surrogate Loss. CVPR 2022")),
+    "recall_at_k": Preset(
+        losses.RecallAtKLoss,
+        source=Source("code", "Patel, Tolias, Matas. Recall@k Surrogate Loss. CVPR 2022; with ranks at temperature 1, which is k there"),
+    ),
     # proxies
     "softmax": Preset(
         losses.SoftmaxLoss, **_WITH_PROXIES, **_RAW, source=Source("choice", "no hyper-parameters but the rate of the weights")
     ),
-    "norm_face": Preset(losses.NormFaceLoss, {"scale": 30.0}, **_WITH_PROXIES, source=_paper("Wang et al. NormFace. ACM MM 2017")),
+    "norm_face": Preset(losses.NormFaceLoss, {"scale": 30.0}, **_WITH_PROXIES, source=_unread("Wang et al. NormFace. ACM MM 2017")),
     "l2_softmax": Preset(
-        losses.L2SoftmaxLoss, {"scale": 24.0}, **_WITH_PROXIES, source=_paper("Ranjan, Castillo, Chellappa. L2-constrained Softmax. 2017")
+        losses.L2SoftmaxLoss, {"scale": 24.0}, **_WITH_PROXIES, source=_unread("Ranjan, Castillo, Chellappa. L2-constrained Softmax. 2017")
     ),
     "am_softmax": Preset(
         losses.AMSoftmaxLoss,
@@ -218,7 +229,7 @@ ZOO: Mapping[str, Preset] = {
         losses.SoftTripleLoss, {"per_class": 10}, **_WITH_PROXIES, source=Source("code", "Qian et al. SoftTriple. ICCV 2019")
     ),
     "triplet_center": Preset(
-        losses.TripletCenterLoss, {"margin": 5.0}, **_WITH_PROXIES, **_RAW, source=_paper("He et al. Triplet-Center Loss. CVPR 2018")
+        losses.TripletCenterLoss, {"margin": 5.0}, **_WITH_PROXIES, **_RAW, source=_unread("He et al. Triplet-Center Loss. CVPR 2018")
     ),
     "center": Preset(
         _center,

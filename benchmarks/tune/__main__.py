@@ -13,12 +13,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from benchmarks._arguments import exit_status
+from benchmarks.command.arguments import exit_status
+from benchmarks.command.folder import open_folder
 from benchmarks.presets import Preset
-from benchmarks.presets.__main__ import values_in_words
 from benchmarks.presets.files import as_json
-from benchmarks.results import open_folder
-from benchmarks.runs import presets_for
+from benchmarks.presets.preset import values_in_words
+from benchmarks.report.words import counted, percent
+from benchmarks.retrieval.start import presets_for
 from benchmarks.tune.options import parse, settings_of
 from benchmarks.tune.search import KEY, Search, all_folds, import_optuna
 
@@ -37,9 +38,12 @@ def _search(options: argparse.Namespace, console: Console) -> None:
     with console.status("Reading the training classes") as status:
         folds = all_folds(options, lambda done, total: status.update(f"Features: {done} of {total} images"))
     folder = open_folder(options.output, settings_of(options), resume=options.resume, key=KEY)  # of data that can be searched
-    console.print(
-        f"{options.folds} folds of {folds[0][0].train!r} and the like\nResults go to {folder.path}", highlight=False, soft_wrap=True
-    )
+    for of_root in folds:
+        halves = of_root[0].train, of_root[0].test
+        size = counted(sum(map(len, halves)), of_root[0].train._noun.removesuffix("s"))
+        classes = counted(sum(half.num_classes for half in halves), "training class", "training classes")
+        console.print(f"{options.dataset}: {size} of {classes}, in {options.folds} folds", highlight=False, soft_wrap=True)
+    console.print(f"Results go to {folder.path}", highlight=False, soft_wrap=True)
     search = Search(options, presets_for(options), folds, folder)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("trainings"), TimeRemainingColumn())
     with Progress(*columns, console=console) as progress:
@@ -55,13 +59,13 @@ def _search(options: argparse.Namespace, console: Console) -> None:
 
 def _table(best: Mapping[str, Preset], baseline: Mapping[str, Any], metric: str) -> Table:
     name = {"both": "mean of Recall@1 and MAP@R", "map@r": "MAP@R", "recall@1": "Recall@1"}[metric]
-    caption = f"Percent of {name}, on training classes held out; {baseline['what']}: {100 * baseline['score']:.1f}."
+    caption = f"Percent of {name}, on training classes held out; {baseline['what']}: {percent(baseline['score'])}."
     table = Table(caption=caption, caption_justify="left", box=SIMPLE_HEAD, padding=(0, 0, 0, 1))
     for heading in ("Loss", "Before", "Best", "Trial", "Values"):
         table.add_column(heading, justify="left" if heading in ("Loss", "Values") else "right", no_wrap=heading != "Values")
     for loss, preset in sorted(best.items(), key=lambda item: -item[1].source.record["score"]):
         record = preset.source.record
-        before, after = (f"{100 * record[key]:.1f}" for key in ("score_before", "score"))
+        before, after = (percent(record[key]) for key in ("score_before", "score"))
         table.add_row(loss, before, after, str(record["best_trial"]), values_in_words(preset))
     return table
 

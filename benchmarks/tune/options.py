@@ -6,8 +6,8 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks import options as retrieval
-from benchmarks._arguments import Parser, any_of, count, one_of
+from benchmarks.command.arguments import Parser, any_of, count, one_of
+from benchmarks.retrieval import options as retrieval
 from benchmarks.tune.trial import METRICS
 
 __all__ = ["parse", "settings_of"]
@@ -43,7 +43,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
                 action.help = "default: 5 for glyphs, 16 for omniglot, 10 for others, and if frozen"
             elif action.dest == "folds":
                 action.help = "parts of the training classes, each of which is held out once (default: 4)"
-        add = parser.add_argument
+        add = parser.add_argument_group("search").add_argument
         add("--metric", default="map@r", type=one_of(METRICS), metavar="NAME", help=f"{any_of(METRICS)}, their mean (default: %(default)s)")
         add(
             "--search",

@@ -16,11 +16,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.experiment import Experiment, load_half
-from benchmarks.folds import fold_experiments
-from benchmarks.options import is_reality_check
+from benchmarks.command.folder import Folder
+from benchmarks.command.versions import versions
 from benchmarks.presets import Preset, Source
-from benchmarks.results import Folder, versions
+from benchmarks.retrieval.experiment import Experiment, load_half
+from benchmarks.retrieval.folds import fold_experiments
+from benchmarks.retrieval.options import is_reality_check
+from benchmarks.retrieval.start import presets_for
 from benchmarks.tune.spaces import Choice, drawn, space_of, with_values
 from benchmarks.tune.trial import score, trial_score
 
@@ -257,8 +259,6 @@ def _without_code(task: Task) -> tuple[Any, ...]:
 
 
 def _in_process(task: tuple[Any, ...]) -> tuple[float, float]:
-    from benchmarks.runs import presets_for
-
     options = _STATE["options"]
     loss, trial, root, fold, seed, values = task
     preset = with_values(presets_for(options)[loss], values)

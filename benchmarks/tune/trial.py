@@ -8,12 +8,13 @@ from typing import Any
 
 from torch import Tensor
 
-from benchmarks.experiment import Experiment
-from benchmarks.losses import Objective, Preset
-from benchmarks.training import Training
+from benchmarks.presets import Preset
+from benchmarks.retrieval.experiment import Experiment
+from benchmarks.retrieval.start import start_training
+from benchmarks.training.loop import Training
 from metriczoo.metrics import retrieval_metrics
 
-__all__ = ["METRICS", "Fit", "score", "start_training", "trial_score"]
+__all__ = ["METRICS", "Fit", "score", "trial_score"]
 
 METRICS = ("recall@1", "map@r", "both")
 
@@ -25,30 +26,6 @@ def score(embeddings: Tensor, experiment: Experiment, metric: str) -> float:
         return 0.0
     values = retrieval_metrics(embeddings, experiment.test.labels, metrics=names)
     return float(sum(values[name] for name in names)) / len(names)
-
-
-def start_training(experiment: Experiment, name: str, preset: Preset, seed: int) -> Training:
-    """A training of the encoder of `seed` with a preset of the loss called `name`."""
-    encoder = experiment.encoder(seed)  # it sets the seed for the objective, too
-    objective = Objective(
-        name,
-        num_classes=experiment.train.num_classes,
-        num_images=len(experiment.train),
-        embedding_dim=experiment.options.embedding_dim,
-        miner=experiment.options.miner,
-        memory_bank=experiment.options.memory_bank,
-        presets={name: preset},
-    )
-    return Training(
-        encoder,
-        objective,
-        experiment.protocol.train_inputs,
-        experiment.train.labels,
-        experiment.recipe,
-        seed=seed,
-        device=experiment.device,
-        workers=experiment.options.workers,
-    )
 
 
 class Fit:
@@ -102,7 +79,7 @@ class Fit:
 
 def trial_score(experiment: Experiment, name: str, preset: Preset, seed: int, metric: str, patience: int | None = None) -> float:
     """The score at the end of a training, or of its best epoch where there is a patience; 0 of one that diverges."""
-    training = start_training(experiment, name, preset, seed)
+    training = start_training(experiment, name, seed, preset)
     if patience is not None:
         fit = Fit(training, experiment, metric, patience)
         while not fit.ended:

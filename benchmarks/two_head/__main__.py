@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 
-import torch
 from rich.console import Console
 
-from benchmarks._arguments import exit_status
-from benchmarks.results import Folder, open_folder
-from benchmarks.screen import Screen
+from benchmarks.command.arguments import exit_status
+from benchmarks.command.device import deterministic
+from benchmarks.command.folder import Folder, open_folder
+from benchmarks.command.screen import Screen, tell_left_out
 from benchmarks.two_head.cost import step_costs
 from benchmarks.two_head.experiment import Experiment
 from benchmarks.two_head.objective import title_of
@@ -31,9 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _benchmark(options: argparse.Namespace, console: Console) -> None:
-    if options.device == "cuda":
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True, warn_only=True)
+    deterministic(options.device)
     with console.status("Reading the data"):
         experiment = Experiment(options)
     folder = open_folder(options.output, settings_of(options), resume=options.resume, key=("data", "loss", "seed"))
@@ -69,12 +66,7 @@ def _announce(experiment: Experiment, folder: Folder, console: Console) -> None:
     for name, part in experiment.train.items():
         console.print(f"{name}: {len(part)} training images, {len(experiment.test)} {kind} images of the same classes", highlight=False)
     console.print(f"Results go to {folder.path}", highlight=False, soft_wrap=True)
-    if experiment.missing:
-        console.print(f"{experiment.missing} images that the index lists are not there, and are left out.")
-    for complaint in experiment.broken:
-        console.print(f"Left out: {complaint}", markup=False, soft_wrap=True)
-    if experiment.broken:
-        console.print(f"{len(experiment.broken)} images cannot be decoded, and are left out.")
+    tell_left_out(console, experiment.missing, experiment.broken)
 
 
 def _runs(experiment: Experiment, folder: Folder, console: Console) -> list[RunView]:

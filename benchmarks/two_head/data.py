@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from benchmarks.images import Augmentation, Square, center
+from benchmarks.images.augmentation import Augmentation
+from benchmarks.images.square import Square, center
 
 __all__ = ["Activations", "Part", "Pixels", "ShuffledBatches", "Views", "long_tailed", "stratified", "views_of"]
 

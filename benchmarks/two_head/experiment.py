@@ -14,10 +14,10 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 from torch.utils.data import DataLoader, Sampler
 
-from benchmarks._data_readable import Readable, broken_rows
-from benchmarks.images import Square, center
-from benchmarks.results import versions
-from benchmarks.training import Recipe
+from benchmarks.command.versions import versions
+from benchmarks.images.readable import Readable, broken_rows
+from benchmarks.images.square import Square, center
+from benchmarks.training.loop import Recipe
 from benchmarks.two_head.data import Activations, Part, Pixels, ShuffledBatches, Views, long_tailed, stratified, views_of
 from benchmarks.two_head.measures import measures
 from benchmarks.two_head.network import Network, build

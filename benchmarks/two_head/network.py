@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from benchmarks.backbones import Backbone, build_backbone, freeze_statistics
+from benchmarks.training.backbones import Backbone, build_backbone, freeze_statistics
 from metriczoo.models import TwoHead, TwoHeadOutput
 
 __all__ = ["TOPS", "Network", "build"]

@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from benchmarks._arguments import Parser, any_of, count, number, one_of, several_of
-from benchmarks.images import Augmentation
-from benchmarks.options import data_options, defaults_of
+from benchmarks.command.arguments import Parser, any_of, count, number, one_of, several_of
+from benchmarks.images.augmentation import Augmentation
+from benchmarks.retrieval.options import data_options, defaults_of
 from benchmarks.two_head.network import TOPS
 from benchmarks.two_head.objective import DEFAULT_SYSTEMS, SYSTEMS
 from metriczoo.data import DATASETS

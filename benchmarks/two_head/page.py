@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks._report_numbers import text_of
-from benchmarks._report_pictures import Examples, attempt, chart
-from benchmarks.report import page_of, write_whole
+from benchmarks.report.page import page_of, write_whole
+from benchmarks.report.pictures import Examples, attempt, chart
+from benchmarks.report.words import text_of
 from benchmarks.two_head.objective import title_of
 from benchmarks.two_head.runs import RunView
 from benchmarks.two_head.tables import cost_lines, html_tables

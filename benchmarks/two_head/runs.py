@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.results import Folder
-from benchmarks.training import Training
+from benchmarks.command.folder import Folder
+from benchmarks.training.loop import Training
 from benchmarks.two_head.experiment import Experiment
 from benchmarks.two_head.measures import accuracies
 from benchmarks.two_head.objective import SYSTEMS

@@ -12,6 +12,7 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from benchmarks.report.words import percent
 from benchmarks.two_head.objective import SYSTEMS, title_of
 
 __all__ = ["NOTE", "Row", "cost_lines", "html_tables", "plain_tables", "rich_tables", "rows_of"]
@@ -82,15 +83,17 @@ def _value(record: Mapping[str, Any], key: Key) -> float | None:
 def _cell(row: Row, key: Key) -> str:
     if math.isnan(row.mean[key]):
         return "-"
-    spread = "" if math.isnan(row.spread[key]) else f" ±{100 * row.spread[key]:.1f}"
-    return f"{100 * row.mean[key]:.1f}{spread}"
+    spread = "" if math.isnan(row.spread[key]) else f" ±{percent(row.spread[key])}"
+    return f"{percent(row.mean[key])}{spread}"
 
 
 def _heading(distribution: str, records: Iterable[Mapping[str, Any]]) -> str:
     sizes = next(record["split_sizes"] for record in records if record["data"] == distribution)
+    least, most = sizes["smallest_class"], sizes["largest_class"]
+    of_each = str(least) if least == most else f"{least} to {most}"
     return (
-        f"{distribution.replace('_', '-')}: {sizes['train_images']} training images of {sizes['classes']} classes, "
-        f"{sizes['smallest_class']} to {sizes['largest_class']} of each; {sizes['test_images']} held out"
+        f"{distribution.replace('_', '-')}: {sizes['train_images']} training images of {sizes['classes']} classes, {of_each} of each; "
+        f"{sizes['test_images']} held out"
     )
 
 
@@ -137,7 +140,7 @@ def html_tables(records: Sequence[Mapping[str, Any]]) -> str:
     for distribution, rows in rows_of(records).items():
         keys = [key for key in _COLUMNS if any(not math.isnan(row.mean[key]) for row in rows)]
         heads = "".join(f'<th scope="col">{name}</th>' for name in ("", *(_COLUMNS[key][0] for key in keys), "Seconds", "Seeds"))
-        best = {key: max(f"{100 * row.mean[key]:5.1f}" for row in rows if not math.isnan(row.mean[key])) for key in keys}
+        best = {key: percent(max(row.mean[key] for row in rows if not math.isnan(row.mean[key]))) for key in keys}
         groups = [[row for row in rows if (row.name in BASELINES) == baseline] for baseline in (False, True)]
         bodies = "".join(f"<tbody>{''.join(_line(row, best) for row in group)}</tbody>" for group in groups if group)
         heading = html.escape(_heading(distribution, records))
@@ -151,7 +154,7 @@ def _line(row: Row, best: Mapping[Key, str]) -> str:
     for key, highest in best.items():
         text = _cell(row, key)
         value, _, spread = text.partition(" ")
-        value = f"<b>{value}</b>" if value == highest.strip() else value
+        value = f"<b>{value}</b>" if value == highest else value
         cells.append(f"<td>{value}{f' <small>{spread}</small>' if spread else ''}</td>")
     seconds = row.mean[_SECONDS]
     cells.append("<td>-</td>" if math.isnan(seconds) else f"<td>{seconds:.1f}</td>")

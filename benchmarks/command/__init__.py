@@ -1,0 +1,1 @@
+"""What the command lines of all benchmarks share: options, the folder of results, the terminal."""

@@ -1,0 +1,1 @@
+"""Get data sets into place: `python -m benchmarks.data --help`."""

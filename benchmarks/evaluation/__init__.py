@@ -1,0 +1,1 @@
+"""How good embeddings are, and which are better than others."""

@@ -1,0 +1,1 @@
+"""Images as networks see them: which can be read, at one size, distorted."""

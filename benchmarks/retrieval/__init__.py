@@ -1,0 +1,1 @@
+"""Compare losses on classes they never saw: `python -m benchmarks.retrieval --help`."""
