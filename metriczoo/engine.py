@@ -171,6 +171,8 @@ def evaluate(problem: Problem, anchors: Tensor, references: Tensor | None, learn
     execution = problem.loss.execution
     if execution == "dense" or not problem.loss.tileable or tracing(anchors):
         return problem.dense(anchors, references)
+    if anchors.device.type == "cpu":
+        keep_freed_memory()
     if problem.is_small:
         return problem.small(anchors, references)
     parameters = learnable()
@@ -202,8 +204,6 @@ def _blocks(
     wanted: Sequence[bool],
     weights: Tensor | None = None,
 ) -> Tiles | Stream | Coupled | Across | Halves:
-    if anchors.device.type == "cpu":
-        keep_freed_memory()
     if problem.columns.streamed and references is not None:
         return Stream(problem, anchors, references, parameters, wanted, weights)
     if isinstance(problem.columns, AcrossColumns) and problem.columns.sides is not None and problem.loss.miner is None:
