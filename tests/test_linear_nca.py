@@ -114,10 +114,13 @@ def test_the_logarithm_is_the_loss_of_the_zoo(seed):
 @pytest.mark.parametrize("load", [load_iris, load_wine, load_digits])
 @pytest.mark.parametrize("rank", [2, None])
 def test_at_least_as_good_as_scikit_learn(load, rank):
+    """On points of the scale that ours divides by, so that both descend from one start: there are several local optima."""
     X, y = (a[:400] for a in load(return_X_y=True))
+    X = X - X.mean(0)
+    X *= 4 / np.sqrt(np.square(X).sum(1).mean())
     ours, peer = NCA(rank, max_iter=30).fit(X, y), NeighborhoodComponentsAnalysis(rank, max_iter=30).fit(X, y)
     reached = naive(peer.components_, X, y).sum()
-    assert -ours.objectives_[-1] >= reached * (1 - 5e-3)  # of which there are several local optima
+    assert -ours.objectives_[-1] >= reached * (1 - 1e-6)
     assert naive(ours.components_, X, y).sum() == pytest.approx(-ours.objectives_[-1])
 
 
