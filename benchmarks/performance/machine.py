@@ -16,7 +16,7 @@ from benchmarks.command.versions import versions
 
 __all__ = ["PeakMemory", "describe", "give_back_memory", "limit_memory"]
 
-_PEERS = ("pytorch-metric-learning", "sentence-transformers")
+_PEERS = ("lightly", "pytorch-metric-learning", "sentence-transformers")
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 

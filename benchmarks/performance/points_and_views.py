@@ -46,11 +46,22 @@ def works() -> list[Work]:
             siglip,
             {"torch": Maker(_two(_siglip), "binary_cross_entropy_with_logits, identity as target")},
         ),
-        Work("VICRegLoss", "points", {**_views("VICRegLoss()"), PEER: Maker(_two_of_peer(vicreg), vicreg)}, tolerance=1e-7),
+        _self_supervised("NTXentLoss", 0.5, {"torch": Maker(_halves(_simclr), "cross_entropy, the diagonal masked")}),
+        _self_supervised("DecoupledContrastiveLoss", 0.1, {}, name_in_lightly="DCLLoss"),
+        Work(
+            "VICRegLoss",
+            "points",
+            {**_views("VICRegLoss()"), PEER: Maker(_two_of_peer(vicreg), vicreg), "lightly": _of_lightly("VICRegLoss()", _two)},
+            tolerance=1e-7,
+        ),
         Work(
             "BarlowTwinsLoss",
             "points",
-            {**_views("BarlowTwinsLoss()"), "torch": Maker(_two(_barlow), "correlations of standardised views")},
+            {
+                **_views("BarlowTwinsLoss(off_diagonal=0.005)"),
+                "torch": Maker(_two(_barlow), "correlations of standardised views"),
+                "lightly": _of_lightly("BarlowTwinsLoss(lambda_param=0.005)", _two),
+            },
         ),
         *(Work(name, "points", {OURS: Maker(_regularizer(name), f"{name}()")}) for name in losses.__all__ if _regularizes(name)),
     ]
@@ -90,6 +101,38 @@ def _towers(name: str, expression: str, peers: dict[str, Maker]) -> Work:
     return Work(name, "points", makers, scores=lambda n: (n, n))
 
 
+def _self_supervised(kind: str, temperature: float, peers: dict[str, Maker], *, name_in_lightly: str = "") -> Work:
+    """A loss on two views of n / 2 points, each view an anchor to all others."""
+    options = f"(temperature={temperature})"
+
+    def make(text: str) -> Make:
+        def step(n: int, dtype: torch.dtype) -> Step:
+            x, y, loss = points(n, dtype, per_class=2), torch.arange(n // 2).repeat(2), ours(text)
+            return Step(lambda: loss(x, y), (x,))
+
+        return step
+
+    theirs_too = {**peers, "lightly": _of_lightly((name_in_lightly or kind) + options, _halves)}
+    return Work(f"{kind} of two views", "points", {**executions(kind + options, make), **theirs_too}, scores=lambda n: (n, n))
+
+
+def _halves(function: Callable[[Tensor, Tensor], Tensor]) -> Make:
+    def make(n: int, dtype: torch.dtype) -> Step:
+        x = points(n, dtype, per_class=2)
+        return Step(lambda: function(*x.chunk(2)), (x,))
+
+    return make
+
+
+def _of_lightly(expression: str, step: Callable[[Callable[[Tensor, Tensor], Tensor]], Make]) -> Maker:
+    def make(n: int, dtype: torch.dtype) -> Step:
+        from lightly import loss
+
+        return step(eval(expression, {**vars(loss)}))(n, dtype)
+
+    return Maker(make, expression)
+
+
 def _multiple_negatives(directions: tuple[str, ...], partition: str) -> Maker:
     def make(n: int, dtype: torch.dtype) -> Step:
         from sentence_transformers.sentence_transformer import losses as others
@@ -111,6 +154,12 @@ def _clip(x: Tensor, r: Tensor) -> Tensor:
     return (cross_entropy(logits, rows) + cross_entropy(logits.T, rows)) / 2
 
 
+def _simclr(x: Tensor, r: Tensor) -> Tensor:
+    z = normalize(torch.cat([x, r]))
+    n, eye = len(x), torch.eye(len(z), dtype=torch.bool)
+    return cross_entropy((z @ z.T / 0.5).masked_fill(eye, -torch.inf), torch.arange(2 * n).roll(n))
+
+
 def _siglip(x: Tensor, r: Tensor) -> Tensor:
     logits = 10 * normalize(x) @ normalize(r).T - 10
     return binary_cross_entropy_with_logits(logits, torch.eye(len(x), dtype=x.dtype), reduction="sum") / len(x)
@@ -120,7 +169,7 @@ def _barlow(x: Tensor, r: Tensor) -> Tensor:
     x, r = ((z - z.mean(0)) / (z.var(0, correction=0) + 1e-5).sqrt() for z in (x, r))
     correlation = x.T @ r / len(x)
     diagonal = correlation.diagonal()
-    return (1 - diagonal).square().sum() + 0.0051 * (correlation.square().sum() - diagonal.square().sum())
+    return (1 - diagonal).square().sum() + 0.005 * (correlation.square().sum() - diagonal.square().sum())
 
 
 def _regularizer(name: str) -> Make:

@@ -19,6 +19,7 @@ LIBRARIES = {
     f"{OURS}-compiled": "metriczoo",
     f"{OURS}-faiss": "faiss",
     "pytorch-metric-learning": "pytorch_metric_learning",
+    "lightly": "lightly",
     "sentence-transformers": "sentence_transformers",
     "torch": "torch",
     "lemniscate-style": "torch",

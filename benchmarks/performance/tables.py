@@ -92,7 +92,7 @@ _MET = {True: "yes", False: "no", None: ""}
 
 def target_rows(outcomes: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
     """Of each target, in the order of the list."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for outcome in outcomes:
         missed = f"; missed by {', '.join(outcome['missed'])}" if outcome["missed"] else ""
         rows.append((outcome["work"], outcome["size"], outcome["wanted"], outcome["measured"] + missed, _MET[outcome["met"]]))

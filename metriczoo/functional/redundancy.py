@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from torch import Tensor
+from torch.nn.functional import batch_norm
 
 __all__ = ["barlow_twins", "vicreg"]
 
@@ -57,9 +58,9 @@ def vicreg(
         return agree
     spread, overlap = x.new_zeros(()), x.new_zeros(())
     for view in (x - x.mean(0), y - y.mean(0)):
-        deviation = (view.square().sum(0) / (n - 1) + eps).sqrt()
-        spread = spread + (target - deviation).relu().mean() / 2
-        overlap = overlap + _off_diagonal(view, view) / ((n - 1) ** 2 * d)
+        squares, others = _products(view, view)
+        spread = spread + (target - (squares / (n - 1) + eps).sqrt()).relu().mean() / 2
+        overlap = overlap + others / ((n - 1) ** 2 * d)
     return agree + variance * spread + covariance * overlap
 
 
@@ -95,14 +96,17 @@ def barlow_twins(x: Tensor, y: Tensor, *, off_diagonal: float = 0.0051, eps: flo
     n = x.shape[0]
     if n < 2:
         return x[:0].sum() + y[:0].sum()
-    x, y = (view - view.mean(0) for view in (x, y))
-    x, y = (view * (view.square().mean(0) + eps).rsqrt() for view in (x, y))
-    own = (x * y).mean(0)
-    return (1 - own).square().sum() + off_diagonal * _off_diagonal(x, y) / n**2
+    x, y = (batch_norm(view, None, None, training=True, eps=eps) for view in (x, y))
+    own, others = _products(x, y)
+    return (1 - own / n).square().sum() + off_diagonal * others / n**2
 
 
-def _off_diagonal(x: Tensor, y: Tensor) -> Tensor:
-    """Sum of squares of `x.T @ y` off the diagonal, by the smaller of two matrices: |x.T y|^2 = <x x.T, y y.T>."""
+def _products(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """The diagonal of `x.T @ y`, and the sum of squares off it, by the smaller of two matrices: |x.T y|^2 = <x x.T, y y.T>."""
     n, d = x.shape
-    total = ((x @ x.mT) * (y @ y.mT)).sum() if n < d else (x.mT @ y).square().sum()
-    return (total - (x * y).sum(0).square().sum()).clamp(min=0)
+    if n < d:
+        diagonal, total = (x * y).sum(0), ((x @ x.mT) * (y @ y.mT)).sum()
+    else:
+        products = x.mT @ y
+        diagonal, total = products.diagonal(), products.square().sum()
+    return diagonal, (total - diagonal.square().sum()).clamp(min=0)
