@@ -7,6 +7,8 @@ import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+import torch
+
 import metriczoo
 
 __all__ = ["versions"]
@@ -14,9 +16,9 @@ __all__ = ["versions"]
 
 def versions() -> dict[str, str]:
     """What the numbers were made with."""
-    packages = ("torch", "numpy", "faiss-cpu", "scikit-learn", "pillow", "matplotlib")
+    packages = ("numpy", "faiss-cpu", "scikit-learn", "pillow", "matplotlib")
     ours = {"python": platform.python_version(), "metriczoo": metriczoo.__version__, "commit": _commit()}
-    return {**ours, **{name: _version(name) for name in packages}}
+    return {**ours, "torch": str(torch.__version__), **{name: _version(name) for name in packages}}
 
 
 def _version(package: str) -> str:
