@@ -3,14 +3,29 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, wraps
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-__all__ = ["Settings", "checking", "full_precision", "keep_freed_memory", "memory", "reads_are_free", "settings", "tracing"]
+__all__ = [
+    "Settings",
+    "backward_in_full_precision",
+    "checking",
+    "full_precision",
+    "keep_freed_memory",
+    "memory",
+    "product",
+    "reads_are_free",
+    "settings",
+    "tracing",
+]
+
+_Result = TypeVar("_Result")
 
 _KEPT = 2**24  # bytes; room for the arrays of a tile
 
@@ -78,3 +93,39 @@ def full_precision(tensor: Tensor) -> contextlib.AbstractContextManager[object]:
     if not torch.amp.is_autocast_available(device) or not (torch.compiler.is_compiling() or torch.is_autocast_enabled(device)):
         return contextlib.nullcontext()
     return torch.autocast(device, enabled=False)
+
+
+def backward_in_full_precision(backward: Callable[..., _Result]) -> Callable[..., _Result]:
+    """`backward` of an autograd function, without the autocast that it may be called under: that is none of forward's."""
+
+    @wraps(backward)
+    def run(ctx: Any, *grads: Any) -> _Result:
+        known = next((g for g in grads if isinstance(g, Tensor)), None)
+        with contextlib.nullcontext() if known is None else full_precision(known):
+            return backward(ctx, *grads)
+
+    return run
+
+
+def product(a: Tensor, b: Tensor) -> Tensor:
+    """`a @ b`, whose gradient is in full precision wherever backward is called: autograd's own would be cast by autocast."""
+    if tracing(a) or not (a.requires_grad or b.requires_grad):
+        return a @ b
+    result: Tensor = _Product.apply(a, b)  # type: ignore[no-untyped-call]
+    return result
+
+
+class _Product(torch.autograd.Function):
+    """Matrices, or stacks of them of one size."""
+
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
+        ctx.save_for_backward(a, b)
+        return a @ b
+
+    @staticmethod
+    @backward_in_full_precision
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        a, b = ctx.saved_tensors
+        need_a, need_b = ctx.needs_input_grad
+        return product(grad, b.mT) if need_a else None, product(a.mT, grad) if need_b else None

@@ -57,6 +57,21 @@ def test_recall_is_capped_without_gradient() -> None:
     assert not gradient(value, s_p).any()
 
 
+def test_recall_at_k_with_a_temperature_of_ranks_for_each_k() -> None:
+    """As in the authors' code, whose temperatures of ranks are the k: each has its own, and recall is their mean."""
+    draw = torch.Generator().manual_seed(0)
+    s_n, s_p = torch.rand(6, 20, generator=draw), torch.rand(6, 4, generator=draw)
+    tops, taus = (1, 2, 4, 8, 16), [1.0, 2.0, 4.0, 8.0, 16.0]
+    value = F.recall_at_k(s_n, s_p, k=tops, rank_temperature=taus)
+    one_by_one = [F.recall_at_k(s_n, s_p, k=[top], rank_temperature=tau) for top, tau in zip(tops, taus, strict=True)]
+    torch.testing.assert_close(value, torch.stack(one_by_one).mean(0))
+    assert not torch.allclose(value, F.recall_at_k(s_n, s_p, k=tops))
+    batch = generic(0, 24, 5, classes=4)
+    x, labels = batch.embeddings.detach(), batch.labels
+    assert RecallAtKLoss(tops, rank_temperature=[0.5] * 5)(x, labels) == RecallAtKLoss(tops, rank_temperature=0.5)(x, labels)
+    assert RecallAtKLoss(3, rank_temperature=[2.0])(x, labels) == RecallAtKLoss(3, rank_temperature=2.0)(x, labels)
+
+
 def test_pnp_of_one_positive_is_smooth_ap() -> None:
     draw = torch.Generator().manual_seed(0)
     s_n, s_p = torch.rand(6, 5, generator=draw), torch.rand(6, 1, generator=draw)
@@ -180,3 +195,11 @@ def test_wrong_arguments() -> None:
         RecallAtKLoss((1, 0))
     with pytest.raises(TypeError, match="whole number"):
         RecallAtKLoss("12")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="`rank_temperature` to be one number or 2, one for each `k`, but got 3"):
+        RecallAtKLoss((1, 2), rank_temperature=(1, 2, 3))
+    with pytest.raises(ValueError, match="`rank_temperature` to be one number or 5, one for each `k`, but got 1"):
+        F.recall_at_k(torch.zeros(1, 1), torch.zeros(1, 1), rank_temperature=[1.0])
+    with pytest.raises(ValueError, match=r"`rank_temperature`.*in \(0, inf\), but got 0"):
+        RecallAtKLoss((1, 2), rank_temperature=(1, 0))
+    with pytest.raises(TypeError, match="`rank_temperature` to be a real number, but got '12'"):
+        RecallAtKLoss((1, 2), rank_temperature="12")  # type: ignore[arg-type]

@@ -12,10 +12,12 @@ import sklearn.metrics
 import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
+from sklearn.cluster import KMeans
 
 from metriczoo.metrics import ami, ari, clustering_metrics, nmi, pairwise_f1
 from metriczoo.metrics._contingency import Contingency
 from metriczoo.metrics._faiss import kmeans
+from metriczoo.metrics.clustering import _affordable
 from metriczoo.similarity import Mahalanobis, Similarity
 
 FUNCTIONS = [nmi, ami, ari, pairwise_f1]
@@ -113,6 +115,35 @@ def test_k_means_repeats_itself_and_is_seeded() -> None:
     results = [clustering_metrics(x, labels, seed=seed) for seed in (3, 3, 4)]
     assert results[0] == results[1]
     assert results[0]["ami"] != results[2]["ami"]
+
+
+def inertia(x: torch.Tensor, clusters: torch.Tensor) -> float:
+    centres = [x[clusters == i].mean(0) for i in clusters.unique()]
+    return sum(float((x[clusters == i] - centre).square().sum()) for i, centre in zip(clusters.unique(), centres, strict=True))
+
+
+def test_as_many_runs_as_sizes_allow() -> None:
+    """Ten runs of a small set are cheap, and its numbers depend less on the seed; one of a large set takes seconds, and stays one."""
+    x, labels = blobs(30, 20, spread=1.5, d=128)
+    results = {nredo: [clustering_metrics(x, labels, seed=seed, nredo=nredo) for seed in range(8)] for nredo in (1, None, 10)}
+    assert results[None] == results[10]
+    spread = {nredo: np.std([result["nmi"] for result in found]) for nredo, found in results.items()}
+    assert spread[None] < 0.6 * spread[1]
+    assert np.mean([result["nmi"] for result in results[None]]) > np.mean([result["nmi"] for result in results[1]])
+    for sizes, expected in (((1000, 128, 50), 10), ((5924, 128, 100), 10), ((5924, 512, 100), 3), ((60_502, 128, 11_316), 1)):
+        points, dimension, clusters = sizes
+        assert _affordable(torch.empty(points, dimension, device="meta"), clusters, 20) == expected
+    assert _affordable(torch.empty(5924, 512, device="meta"), 100, 60) == 1
+
+
+def test_the_objective_is_that_of_scikit_learn() -> None:
+    """From as many random starts, both come to sums of squares that are as small."""
+    x, _ = blobs(20, 25, spread=0.8)
+    ours = [inertia(x, kmeans(x, 20, niter=20, nredo=10, seed=seed)[0]) for seed in range(4)]
+    theirs = [KMeans(20, init="random", n_init=10, max_iter=20, random_state=seed).fit(x.numpy()).inertia_ for seed in range(4)]
+    assert np.mean(ours) == pytest.approx(np.mean(theirs), rel=0.03)
+    single = [inertia(x, kmeans(x, 20, niter=20, nredo=1, seed=seed)[0]) for seed in range(4)]
+    assert np.mean(single) > 1.02 * np.mean(ours)
 
 
 def test_k_means_runs_where_the_similarity_is() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -11,14 +11,23 @@ from torch import Tensor, threshold_
 from torch.autograd import forward_ad
 from torch.nn import functional as F
 
-from metriczoo._execution import reads_are_free
+from metriczoo._execution import backward_in_full_precision, reads_are_free
 from metriczoo.scores import Scores
 
-__all__ = ["TAIL", "count_above"]
+__all__ = ["TAIL", "count_above", "for_each"]
 
 _IN_CACHE = 2**17  # elements of the buffer of a host
 _WIDE = 2**24  # elements of an array (anchors x thresholds x scores) that is held at once elsewhere, to keep an accelerator busy
 TAIL = -50.0  # where a sigmoid counts as 0: below 2e-22, and far from numbers that are slow for being subnormal
+
+
+def for_each(k: Sequence[int], rank_temperature: float | Tensor | Sequence[float | Tensor]) -> Sequence[float | Tensor]:
+    """The temperature of ranks that goes with each `k`."""
+    if not isinstance(rank_temperature, Sequence):
+        return [rank_temperature] * len(k)
+    if len(rank_temperature) != len(k):
+        raise ValueError(f"Expected `rank_temperature` to be one number or {len(k)}, one for each `k`, but got {len(rank_temperature)}.")
+    return rank_temperature
 
 
 def count_above(scores: Scores, thresholds: Tensor, temperature: float | Tensor) -> Tensor:
@@ -80,6 +89,7 @@ class _Sums(torch.autograd.Function):
         ctx.order, ctx.fixed = inputs[4], inputs[5:]
 
     @staticmethod
+    @backward_in_full_precision
     def backward(ctx: Any, g: Tensor, h: Tensor) -> tuple[Tensor | None, ...]:
         y, x, w, u = ctx.saved_tensors
         rows, columns = _Sums.apply(y, x, w, g, ctx.order + 1, *ctx.fixed)  # type: ignore[no-untyped-call]

@@ -11,7 +11,7 @@ from torch.nn.functional import pad
 from metriczoo._checks import check_choice, check_flag
 from metriczoo.functional._folds import narrow_set
 from metriczoo.functional._histograms import soft_histogram
-from metriczoo.functional._ranks import count_above
+from metriczoo.functional._ranks import count_above, for_each
 from metriczoo.scores import Scores, as_scores
 
 __all__ = ["PNP_VARIANTS", "fast_ap", "pnp", "recall_at_k", "smooth_ap"]
@@ -179,7 +179,7 @@ def recall_at_k(
     *,
     k: Sequence[int] = (1, 2, 4, 8, 16),
     temperature: float | Tensor = 0.01,
-    rank_temperature: float | Tensor = 1.0,
+    rank_temperature: float | Tensor | Sequence[float | Tensor] = 1.0,
     include_self: bool = False,
     self_score: float = 1.0,
 ) -> Tensor:
@@ -196,17 +196,22 @@ def recall_at_k(
         s_p: `[b, p]`, similarities to references of the anchor's class.
         k: numbers of references, >= 1.
         temperature: :math:`\tau > 0`, of similarities.
-        rank_temperature: :math:`\tau_k > 0`, of ranks.
+        rank_temperature: :math:`\tau_k > 0`, of ranks: of every k, or one for each; 1 in the paper, k in the code of the authors.
         include_self: whether the query is ranked among the references, ahead of all, as in the authors' code: then no positive comes first.
         self_score: similarity of the query to itself, where it is ranked.
 
     Returns:
         `[b]`, in [0, 1].
 
+    Raises:
+        ValueError: if there are several rank temperatures, but not one for each k.
+
     Example:
         >>> import torch
         >>> recall_at_k(torch.tensor([[0.5, 0.1]]), torch.tensor([[0.9]]), k=[1, 2])
         tensor([0.3845])
+        >>> recall_at_k(torch.tensor([[0.5, 0.1]]), torch.tensor([[0.9]]), k=[1, 2], rank_temperature=[1, 2])
+        tensor([0.4388])
 
     Relations:
         This recall is the share of positives that is found, not the hit rate that metric learning calls Recall@K.
@@ -218,8 +223,8 @@ def recall_at_k(
     ranked = _with_self(s_p, self_score) if check_flag("include_self", include_self) else s_p
     rank = 1 + count_above(s_n, s_p.value, temperature) + _count_others_above(ranked, s_p, temperature)
     recalls = []
-    for top in k:
-        found = s_p.map(lambda _, top=top: ((top - rank) / rank_temperature).sigmoid()).sum()  # type: ignore[misc]
+    for top, tau in zip(k, for_each(k, rank_temperature), strict=True):
+        found = s_p.map(lambda _, top=top, tau=tau: ((top - rank) / tau).sigmoid()).sum()  # type: ignore[misc]
         recalls.append(found.clamp(max=top) / s_p.count().clamp(1, top))
     return 1 - torch.stack(recalls).mean(0)
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from metriczoo._checks import Bounds, check_choice, check_count, check_flag, check_number, describe
 from metriczoo.functional import ranking as F
-from metriczoo.functional._ranks import TAIL
+from metriczoo.functional._ranks import TAIL, for_each
 from metriczoo.losses._learned import number_of
 from metriczoo.losses.base import Loss
 from metriczoo.losses.tags import Tags
@@ -192,7 +192,7 @@ class RecallAtKLoss(Loss):
     Args:
         k: number of references, or several, over which recall is averaged.
         temperature: tau > 0, of similarities.
-        rank_temperature: tau_k > 0, of ranks.
+        rank_temperature: tau_k > 0, of ranks: of every k, or one for each. 1 in the paper; in the authors' code each k is its own.
         include_self: whether the query is ranked among the references, ahead of all, as in the authors' code. Needs cosines or distances.
         options: as of `Loss`.
 
@@ -201,6 +201,8 @@ class RecallAtKLoss(Loss):
         >>> x = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.6, 0.8], [0.0, 1.0]])
         >>> RecallAtKLoss(k=1)(x, [0, 0, 1, 1])
         tensor(0.6155)
+        >>> RecallAtKLoss(k=(1, 2), rank_temperature=(1, 2))(x, [0, 0, 1, 1])
+        tensor(0.5271)
 
     Relations:
         `metriczoo.metrics.recall_at_k` measures a hit rate; this is the share of positives found among the first k. The authors train
@@ -211,7 +213,7 @@ class RecallAtKLoss(Loss):
     """
 
     temperature: float | Tensor
-    rank_temperature: float | Tensor
+    rank_temperature: float | Tensor | tuple[float, ...]
 
     bounds: ClassVar = {"temperature": _POSITIVE, "rank_temperature": _POSITIVE}
 
@@ -220,7 +222,7 @@ class RecallAtKLoss(Loss):
         k: int | Sequence[int] = (1, 2, 4, 8, 16),
         *,
         temperature: float = 0.01,
-        rank_temperature: float = 1.0,
+        rank_temperature: float | Sequence[float] = 1.0,
         include_self: bool = False,
         **options: Any,
     ) -> None:
@@ -228,7 +230,12 @@ class RecallAtKLoss(Loss):
         self.k = tuple(check_count("k", top) for top in (k if isinstance(k, Sequence) and not isinstance(k, str) else [k]))
         if not self.k:
             raise ValueError("Expected `k` to hold at least one number, but got none.")
-        self._set(temperature=temperature, rank_temperature=rank_temperature)
+        self._set(temperature=temperature)
+        if isinstance(rank_temperature, Sequence) and not isinstance(rank_temperature, str):
+            each = for_each(self.k, rank_temperature)
+            self.rank_temperature = tuple(check_number("rank_temperature", tau, low=0, open_low=True) for tau in each)
+        else:
+            self._set(rank_temperature=rank_temperature)
         self.include_self = check_flag("include_self", include_self)
         self.self_score = _self_score(self.similarity, self.include_self)
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from metriczoo.metrics._blocks import Matches, Scores, largest_, same_ids
 from metriczoo.metrics._faiss import Index
@@ -199,8 +198,9 @@ class Ranking:
         place = torch.arange(1, dense.shape[1] + 1, device=dense.device).expand_as(order)
         rank = torch.empty_like(order).scatter_(1, order, place).gather(1, columns)
         real = real & (dense.gather(1, columns) > -math.inf)
-        rank = rank.masked_fill(~real, torch.iinfo(torch.int64).max).sort(dim=1).values
-        return pad(rank, (0, width - rank.shape[1]), value=torch.iinfo(torch.int64).max)
+        ranks = rank.new_full((len(rank), width), torch.iinfo(torch.int64).max)
+        ranks[:, : rank.shape[1]].copy_(rank.masked_fill(~real, torch.iinfo(torch.int64).max).sort(dim=1).values)
+        return ranks
 
 
 def _positive(dense: Tensor, columns: Tensor, real: Tensor) -> Tensor:

@@ -52,7 +52,8 @@ def pnp(s_n, s_p, *, variant, tau, own=None):
 # Patel et al. 2022, equations 5 and 6: sum of sigmoids of k - rank, at most k, divided by min(k, |P|).
 def recall_at_k(s_n, s_p, *, k, tau, tau_k=1.0, own=None):
     rank = [r + ahead(s_n, s, tau) for s, r in ranks(s_p, own, tau)[: len(s_p)]]
-    recalls = [min(m, sum(sigmoid((m - r) / tau_k) for r in rank)) / min(m, len(s_p)) for m in k]
+    each = tau_k if isinstance(tau_k, tuple) else (tau_k,) * len(k)
+    recalls = [min(m, sum(sigmoid((m - r) / t) for r in rank)) / min(m, len(s_p)) for m, t in zip(k, each, strict=True)]
     return 1 - sum(recalls) / len(recalls) if s_n else 0.0
 
 
@@ -80,6 +81,11 @@ SUBJECTS = [
         losses.RecallAtKLoss((1, 3), temperature=TAU, rank_temperature=0.5),
         partial(recall_at_k, k=(1, 3), tau=TAU, tau_k=0.5),
         name="RecallAtK-soft",
+    ),
+    Subject(
+        losses.RecallAtKLoss((1, 3), temperature=TAU, rank_temperature=(1, 3)),
+        partial(recall_at_k, k=(1, 3), tau=TAU, tau_k=(1, 3)),
+        name="RecallAtK-each",
     ),
     Subject(
         losses.RecallAtKLoss(2, temperature=TAU, include_self=True), partial(recall_at_k, k=[2], tau=TAU, own=1.0), name="RecallAtK-self"
