@@ -36,14 +36,15 @@ Strata = tuple[int, float]
 _Parts = tuple[Tensor, Tensor | None, Tensor | None, Tensor | None, bool]
 
 
-def apart(loss: Loss, s_n: Scores, s_p: Scores, keep: Tensor, strata: Strata | None) -> list[Totals]:
-    """What the anchors of a block add up to, term by term; those where `keep` `[b]` is false add nothing."""
+def apart(loss: Loss, s_n: Scores, s_p: Scores, keep: Tensor | int, strata: Strata | None) -> list[Totals]:
+    """What the anchors of a block add up to, term by term; those where `keep` `[b]` is false add nothing. An int: so many, and all do."""
     return terms(loss, *sets(loss, s_n, s_p, keep, strata), keep)
 
 
-def sets(loss: Loss, s_n: Scores, s_p: Scores, keep: Tensor, strata: Strata | None) -> tuple[Scores, Scores]:
+def sets(loss: Loss, s_n: Scores, s_p: Scores, keep: Tensor | int, strata: Strata | None) -> tuple[Scores, Scores]:
     """The scores that the loss is to see."""
-    if not loss.separable and not (reads_are_free(keep) and bool(keep.all())):  # no anchor may see one that is ignored
+    if isinstance(keep, Tensor) and not loss.separable and not (reads_are_free(keep) and bool(keep.all())):
+        # No anchor may see one that is ignored.
         column = keep.unsqueeze(1)
         s_n, s_p = s_n.where(column), s_p.where(column)
     if strata is not None:
@@ -53,7 +54,7 @@ def sets(loss: Loss, s_n: Scores, s_p: Scores, keep: Tensor, strata: Strata | No
     return s_n, s_p
 
 
-def terms(loss: Loss, s_n: Scores, s_p: Scores, keep: Tensor) -> list[Totals]:
+def terms(loss: Loss, s_n: Scores, s_p: Scores, keep: Tensor | int) -> list[Totals]:
     """What `apart` does with the scores that the loss is to see."""
     result = loss.per_anchor(s_n, s_p)
     needs = {"needs_positives": loss.needs_positives, "needs_negatives": loss.needs_negatives}

@@ -73,7 +73,7 @@ class _LogSumExp(torch.autograd.Function):
         ctx.terms = terms if any(ctx.needs_input_grad) else None
         ctx.excluded, ctx.mask, ctx.scale = excluded, mask, scale
         ctx.save_for_backward(value, total)
-        return shift * scale + total.log()
+        return shift * scale + total.log() if isinstance(scale, Tensor) else torch.add(total.log(), shift, alpha=scale)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:

@@ -15,6 +15,7 @@ __all__ = ["Distances", "Products", "products_of"]
 
 _WIDE = 2**18  # elements of an array of differences that may be held at once
 _FEW = 32  # positives are few where there are so many times more references: to take them one by one is then faster than products
+_STRIPS = 192  # points from which on it takes less time to copy a quarter of their products than to multiply
 _MANY = 8  # near pairs are many from one in so many on
 
 
@@ -33,7 +34,10 @@ class Products:
 
     def multiply(self, rows: slice, out: Tensor) -> None:
         """Write what `finish` takes for anchors `rows` into `out` `[b, n]`."""
+        if self.anchors is self.references and len(out) == len(self.anchors) >= _STRIPS:
+            return _multiply_symmetric(self.references, out)
         torch.mm(self.anchors[rows], self.references.mT, out=out)
+        return None
 
     def finish(self, s_n: Scores, s_p: Scores, rows: slice) -> None:
         """Make scores of it, in place."""
@@ -63,6 +67,30 @@ class Products:
 
     def close(self, into: Gradients) -> None:
         """What remains to be done after the last tile."""
+
+    def pull(
+        self, g_n: Tensor | None, g_p: Tensor | None, s_n: Scores, s_p: Scores, a: Tensor | None, r: Tensor | None
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Gradients of anchors `a` and references `r`, None where not wanted, from those of all scores at once, which are not written to.
+
+        Of points compared with themselves the first is that of both sides.
+        """
+        if g_n is None and _few(s_p, len(self.references)):
+            return self._pull_by_push(g_n, g_p, s_n, s_p, a, r)
+        gradient = _joined(g_n, g_p, s_n, s_p, ours=False)
+        if self.anchors is self.references:
+            return (gradient + gradient.mT) @ self.references, None
+        return None if a is None else gradient @ self.references, None if r is None else gradient.mT @ self.anchors
+
+    def _pull_by_push(
+        self, g_n: Tensor | None, g_p: Tensor | None, s_n: Scores, s_p: Scores, a: Tensor | None, r: Tensor | None
+    ) -> tuple[Tensor | None, Tensor | None]:
+        itself = self.anchors is self.references
+        to_a, to_r = (None if x is None else torch.zeros_like(x) for x in (a, r))
+        into = Gradients(to_a, to_a if itself else to_r)
+        self.push(None if g_n is None else g_n.clone(), g_p, s_n, s_p, slice(0, len(self.anchors)), into)  # which writes to it
+        self.close(into)
+        return to_a, to_r
 
 
 class Gradients:
@@ -220,6 +248,12 @@ class Distances(Products):
             to_references.addcmul_(into.of_references.unsqueeze(1), self.references, value=2 * self.factor)
         into.close()
 
+    def pull(
+        self, g_n: Tensor | None, g_p: Tensor | None, s_n: Scores, s_p: Scores, a: Tensor | None, r: Tensor | None
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Those of a tile."""
+        return self._pull_by_push(g_n, g_p, s_n, s_p, a, r)
+
 
 def _or_nothing(square: Tensor) -> Tensor:
     """Squared distances, 0 for those that underflow: by their roots nothing can be divided."""
@@ -268,6 +302,14 @@ class Bent(Distances):
         super().push(found[0], found[1], s_n, s_p, rows, into)
 
 
+def _multiply_symmetric(points: Tensor, out: Tensor) -> None:
+    """Write `points @ points.mT` into `out`, a quarter of it as a mirror image."""
+    half = len(points) // 2 + 7 & ~7
+    torch.mm(points[:half], points.mT, out=out[:half])
+    torch.mm(points[half:], points[half:].mT, out=out[half:, half:])
+    out[half:, :half] = out[:half, half:].mT
+
+
 def _add_symmetric(gradient: Tensor, points: Tensor, into: Tensor, factor: float = 1.0) -> None:
     """Add `factor` times `(gradient + gradient.mT) @ points`, by strips of the upper half, each of which counts for either side."""
     height = max(1, _WIDE // 4 // max(1, len(points))) + 7 & ~7
@@ -291,11 +333,11 @@ def _few(s_p: Scores, num_references: int) -> bool:
     return s_p.columns is not None and _FEW * s_p.columns.shape[1] <= num_references
 
 
-def _joined(g_n: Tensor | None, g_p: Tensor | None, s_n: Scores, s_p: Scores) -> Tensor:
-    """`[b, n]`: one gradient for all references. The spare column has none."""
+def _joined(g_n: Tensor | None, g_p: Tensor | None, s_n: Scores, s_p: Scores, *, ours: bool = True) -> Tensor:
+    """`[b, n]`: one gradient for all references. The spare column has none. `ours`: whether `g_n` may be written to."""
     gradient = torch.zeros_like(s_n.value) if g_n is None else g_n.contiguous()
     if g_p is not None and s_p.columns is not None:
-        gradient.scatter_(1, s_p.columns, g_p)
+        gradient = gradient.scatter_(1, s_p.columns, g_p) if ours or g_n is None else gradient.scatter(1, s_p.columns, g_p)
     return gradient[:, :-1]
 
 

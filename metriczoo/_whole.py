@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metriczoo._products import Gradients, products_of
+from metriczoo._execution import backward_in_full_precision
+from metriczoo._products import products_of
 from metriczoo.columns import LabelColumns
 from metriczoo.scores import Block, Scores
 from metriczoo.similarity import Similarity
@@ -50,6 +51,7 @@ class _Scored(torch.autograd.Function):
         return s_n.value, s_p.value
 
     @staticmethod
+    @backward_in_full_precision
     def backward(ctx: Any, g_n: Tensor | None, g_p: Tensor | None) -> tuple[Tensor | None, ...]:
         if g_n is None and g_p is None:
             return (None,) * 5
@@ -63,9 +65,5 @@ class _Scored(torch.autograd.Function):
             inputs = [x for x, want in zip(points, wanted, strict=True) if want and x is not None]
             found = iter(torch.autograd.grad([s for s, _ in pairs], inputs, [g for _, g in pairs], create_graph=True))
             return *(next(found) if want else None for want in wanted), None, None, None
-        to_a = torch.zeros_like(a) if wanted[0] else None
-        to_r = to_a if r is None else torch.zeros_like(r) if wanted[1] else None
-        into, sets = Gradients(to_a, to_r), columns.named(wide, narrow, tables, None)
-        products.push(None if g_n is None else g_n.clone(), g_p, *sets, rows, into)  # which is written to, and may be others', too
-        products.close(into)
-        return to_a, None if r is None else to_r, None, None, None
+        found = products.pull(g_n, g_p, *columns.named(wide, narrow, tables, None), a if wanted[0] else None, r if wanted[1] else None)
+        return *found, None, None, None

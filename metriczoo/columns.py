@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from metriczoo._execution import reads_are_free
-from metriczoo.scores import HARMLESS, Block, Scores
+from metriczoo.scores import HARMLESS, Block, Scores, one_each
 from metriczoo.similarity import Similarity
 
 __all__ = ["AcrossColumns", "Columns", "DrawnColumns", "LabelColumns", "Points", "Relation", "RelationColumns", "any_ignored", "columns_of"]
@@ -39,6 +40,7 @@ class Columns:
     """Which cells of a block of scores are `s_n` and which `s_p`."""
 
     keep: Tensor  # [N] bool: anchors that take part
+    everyone: bool = False  # whether all of them are known to
     width: int  # how many scores a row of a block has
     labels: Tensor | None = None  # [n] of the references, where they are compared by labels
     positions: Tensor | None = None  # [n + 1] int64: which reference of the call each one is, where some were left out
@@ -125,22 +127,25 @@ class LabelColumns(Columns):
     """By equality of labels: the positives of an anchor as a narrow table, the negatives as all columns but a few.
 
     References are sorted by label once, so that a class is a range; no N x n mask is ever built. Column `n` is a spare one that belongs
-    to no set: the tables are padded with it. Values are read by the host (the width of a block's table), so this is for devices where
-    that is free, and tables are made by NumPy, whose calls cost less than those of PyTorch. All labels of references must be >= 0.
+    to no set: the tables are padded with it, but for those of positives where all anchors have as many and none is a reference. Values
+    are read by the host (the width of a block's table), so this is for devices where that is free, and tables are made by NumPy, whose
+    calls cost less than those of PyTorch. All labels of references must be >= 0.
     """
 
     def __init__(self, anchors: Points, references: Points) -> None:
         self.width, self.labels = references.labels.shape[0] + 1, references.labels
-        self.keep = anchors.labels >= 0
         self._labels = _Ranges(anchors.labels, references.labels)
+        known = self._labels.keys >= 0
+        self.keep, self.everyone = torch.from_numpy(known), bool(known.all())
         self.ids = _ids(anchors, references)
         self.steps = False  # whether tables have one of few widths, so that there are few sizes to compile for
         self._itself = anchors is references and anchors.fresh
         self._ids = None if self.ids is None or self._itself else _Ranges(*self.ids)
-        length = self._labels.length
         alone = self._ids is None  # what is known of classes is then known of sets
-        self._some_p = alone and bool(length.min(initial=self.width) > self._itself)
-        self._some_n = alone and bool(length.max(initial=0) < self.width - 1)
+        least, most = self._labels.least, self._labels.most
+        self._some_p = alone and least > self._itself
+        self._some_n = alone and most < self.width - 1
+        self._even = alone and not self._itself and 0 < least == most  # whether tables of positives have no gaps
         self._ahead: tuple[slice, tuple[Tensor, ...]] = slice(0, -1), ()  # of which rows tables are known, and these
 
     @property
@@ -151,7 +156,7 @@ class LabelColumns(Columns):
     @property
     def largest(self) -> int:
         """How many references a table of positives has room for, for each anchor."""
-        return 1 + int(self._labels.length.max(initial=0))
+        return 1 + self._labels.most
 
     def height(self, budget: int, itemsize: int) -> int:
         """Without the spare column, so that powers of 2 are cut into powers of 2."""
@@ -173,7 +178,14 @@ class LabelColumns(Columns):
             self._ahead = known, tables
         return tuple(table[rows.start - known.start : rows.stop - known.start] for table in tables)
 
+    @property
+    def _full(self) -> bool:
+        """Whether all cells of the tables of positives count."""
+        return self._even and not self.steps
+
     def _tables(self, rows: slice) -> tuple[Tensor, ...]:
+        if self._full:
+            return self._full_tables(rows)
         positive, same_class = self._labels.table(rows, self.steps)
         num_positives = num_excluded = self._labels.length[rows]
         excluded = positive
@@ -195,6 +207,16 @@ class LabelColumns(Columns):
         num = num_excluded + 1  # and the spare column
         return columns, torch.from_numpy(same_class), others, torch.from_numpy(num), torch.from_numpy(num_positives)
 
+    def _full_tables(self, rows: slice) -> tuple[Tensor, ...]:
+        """Those of positives without the spare column."""
+        if self._labels.distinct and self.width <= _AHEAD:
+            known = _diagonal(self.width - 1)
+            return known if rows.start == 0 and rows.stop >= len(self.keep) else tuple(table[rows] for table in known)
+        excluded, num = torch.from_numpy(self._labels.even_table(rows)), self._labels.length[rows]
+        positive = excluded[:, :-1]
+        there = torch.ones(positive.shape, dtype=torch.bool, device="cpu")
+        return positive, there, excluded, torch.from_numpy(num + 1), torch.from_numpy(num)
+
     def scores(self, similarity: Similarity, a: Tensor, r: Tensor, block: Block | None, rows: slice) -> tuple[Scores, Scores]:
         """Positives gathered, negatives as the whole row."""
         value, tables = torch.nn.functional.pad(similarity.score(a, r), (0, 1), value=HARMLESS), self.tables(rows)
@@ -202,21 +224,38 @@ class LabelColumns(Columns):
         near = torch.where(same_class, value.gather(1, positive), HARMLESS)
         return self.named(value.scatter(1, excluded, HARMLESS), near, tables, block)
 
-    @staticmethod
-    def cells_(value: Tensor, tables: tuple[Tensor, ...], outside: float) -> tuple[Tensor, Tensor]:
+    def cells_(self, value: Tensor, tables: tuple[Tensor, ...], outside: float) -> tuple[Tensor, Tensor]:
         """Of the scores `value` `[b, n + 1]`, whose last column is the spare one, those of negatives, in place, and of positives `[b, p]`.
 
         Cells of no set hold `outside`.
         """
         positive, same_class, excluded, *_ = tables
-        near = torch.where(same_class, value.gather(1, positive), outside)
+        near = value.gather(1, positive)
+        if not self._full:
+            near = torch.where(same_class, near, outside)
         return value.scatter_(1, excluded, outside), near
 
     def named(self, value: Tensor, near: Tensor, tables: tuple[Tensor, ...], block: Block | None) -> tuple[Scores, Scores]:
         """`(s_n, s_p)` of the cells of either."""
         positive, same_class, excluded, num_excluded, num_positives = tables
         s_n = Scores(value, excluded=excluded, num_excluded=num_excluded, block=block, harmless=True, some=self._some_n)
-        return s_n, Scores(near, same_class, num=num_positives, columns=positive, block=block, harmless=True, some=self._some_p)
+        there = None if self._full else same_class
+        return s_n, Scores(near, there, num=num_positives, columns=positive, block=block, harmless=True, some=self._some_p)
+
+
+@lru_cache(maxsize=8)
+def _diagonal(n: int) -> tuple[Tensor, ...]:
+    """Tables of `n` anchors, the positive of each of which is the reference in its place: the same for every batch, and never written."""
+    with torch.inference_mode(False):
+        own = torch.arange(n, device="cpu")
+        there, excluded = torch.ones(n, 1, dtype=torch.bool, device="cpu"), torch.stack([own, torch.full_like(own, n)], dim=1)
+        return own.unsqueeze(1), there, excluded, one_each(n) + 1, one_each(n)
+
+
+@lru_cache(maxsize=8)
+def _each(n: int) -> tuple[_Integers, _Integers]:
+    """Where the range of each of `n` keys starts, and its length, if it is that of one; never written."""
+    return np.arange(n), np.ones(n, dtype=np.int64)
 
 
 def any_ignored(labels: Tensor) -> bool:
@@ -235,15 +274,22 @@ class _Ranges:
     """
 
     order: _Integers | None  # [n + 1], column `n` at the end
+    least: int  # how many references an anchor has, and the most; of no anchors more than there are, and none
+    most: int
+    distinct: bool  # whether keys are those of the references, and each is of one
 
     def __init__(self, keys: Tensor, references: Tensor) -> None:
         self.keys: _Integers = keys.numpy()
         self.references: _Integers = self.keys if keys is references else references.numpy()
         ordered, self.order, order = self.references, None, None
+        own = self.keys is ordered or (len(self.keys) == len(ordered) and bool((self.keys == ordered).all()))
+        if own and (ordered[1:] > ordered[:-1]).all():
+            self.start, self.length, self.least, self.most, self.distinct = *_each(len(ordered)), 1, 1, True
+            return
         if (ordered[1:] < ordered[:-1]).any():
             order = ordered.argsort(kind="stable")
             ordered, self.order = ordered[order], np.append(order, len(order))
-        own = self.keys is self.references  # and are then sought in order, which takes a fraction of the time
+        # Their own keys are sought in order, which takes a fraction of the time.
         sought = ordered if own else self.keys
         self.start = ordered.searchsorted(sought, side="left")
         self.length = ordered.searchsorted(sought, side="right") - self.start
@@ -251,6 +297,16 @@ class _Ranges:
             place = np.empty_like(order)
             place[order] = np.arange(len(order))
             self.start, self.length = self.start[place], self.length[place]
+        self.least, self.most = int(self.length.min(initial=len(ordered) + 1)), int(self.length.max(initial=0))
+        self.distinct = own and self.most == 1
+
+    def even_table(self, rows: slice) -> _Integers:
+        """`[b, p + 1]` columns, all of them there but the last one, where every anchor has as many."""
+        start, width = self.start[rows], self.most
+        place = np.empty((len(start), width + 1), dtype=np.int64)
+        np.add(start[:, None], np.arange(width), out=place[:, :width])
+        place[:, width] = len(self.references)
+        return place if self.order is None else self.order[place]
 
     def table(self, rows: slice, steps: bool = False) -> tuple[_Integers, _Flags]:
         """`[b, p]` columns and which of them are there; with `steps` p is one of few numbers, of which there are four between x and 2 x."""

@@ -17,7 +17,7 @@ from torch import Tensor
 from metriczoo._across import Across
 from metriczoo._body import apart, between_references
 from metriczoo._coupled import Coupled
-from metriczoo._execution import keep_freed_memory, memory, settings, tracing
+from metriczoo._execution import backward_in_full_precision, keep_freed_memory, memory, settings, tracing
 from metriczoo._halves import Halves
 from metriczoo._stream import THIN, NeedsCells, Stream, prepared
 from metriczoo._tiles import Tiles
@@ -69,17 +69,20 @@ class Problem:
             between_references(self.loss.similarity, r, self.columns.width),
             self.columns.positions,
             self.facts,
-            self._peers(rows),
+            *self._peers(rows),
             self.pooled,
         )
 
-    def _peers(self, rows: slice) -> int | None:
+    def _peers(self, rows: slice) -> tuple[int | None, slice | None]:
+        """`Block.peers` of a block of whole classes, or `Block.kin` of one that is a part of a class."""
         labels = self.columns.labels
         if not self.columns.grouped or labels is None or rows.start == rows.stop:
-            return None
-        before, after = labels[max(0, rows.start - 1) : rows.start + 1], labels[rows.stop - 1 : rows.stop + 1]
-        cut = (rows.start > 0 and before[0] == before[-1]) or (rows.stop < len(labels) and after[0] == after[-1])
-        return None if cut else rows.start
+            return None, None
+        ends = labels[rows.start], labels[rows.stop - 1]
+        first, last = (int(torch.searchsorted(labels, end, right=right)) for end, right in zip(ends, (False, True), strict=True))
+        if (first, last) == (rows.start, rows.stop):
+            return first, None
+        return None, slice(first, last) if bool(ends[0] == ends[1]) else None
 
     def finish(self, s_n: Scores, s_p: Scores, rows: slice) -> Totals:
         """What the anchors `rows` add up to."""
@@ -104,7 +107,8 @@ class Problem:
         return self._whole(*scores_of_all(self.loss.similarity, self.columns, anchors, references, block), anchors.dtype)
 
     def _whole(self, s_n: Scores, s_p: Scores, dtype: torch.dtype) -> Tensor:
-        return reduced(self.loss.reduction, apart(self.loss, s_n, s_p, self.columns.keep, self.columns.strata)).to(dtype)
+        keep = len(self.columns.keep) if self.columns.everyone else self.columns.keep
+        return reduced(self.loss.reduction, apart(self.loss, s_n, s_p, keep, self.columns.strata)).to(dtype)
 
     @property
     def is_small(self) -> bool:
@@ -146,15 +150,15 @@ def _of_whole_classes(labels: Tensor, height: int, largest: int) -> Iterator[sli
     start, stop = 0, 0
     for size in labels.unique_consecutive(return_counts=True)[1].tolist():
         if stop > start and stop + size > start + height:
-            yield from _cut(start, stop, height, largest)
+            yield from _cut(start, stop, largest)
             start = stop
         stop += size
     if stop > start:
-        yield from _cut(start, stop, height, largest)
+        yield from _cut(start, stop, largest)
 
 
-def _cut(start: int, stop: int, height: int, largest: int) -> Iterator[slice]:
-    step = stop - start if stop - start <= largest else height
+def _cut(start: int, stop: int, largest: int) -> Iterator[slice]:
+    step = -(-(stop - start) // -(-(stop - start) // largest))
     return (slice(first, min(first + step, stop)) for first in range(start, stop, step))
 
 
@@ -244,6 +248,7 @@ class _Tiled(torch.autograd.Function):
         return value
 
     @staticmethod
+    @backward_in_full_precision
     def backward(ctx: Any, grad: Tensor | None) -> Any:
         if grad is None:  # nothing depends on the value
             return (None,) * (2 + len(ctx.wanted))

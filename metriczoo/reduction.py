@@ -10,7 +10,7 @@ from torch import Tensor
 
 from metriczoo._checks import check_choice
 from metriczoo._execution import reads_are_free
-from metriczoo.scores import Scores, Terms
+from metriczoo.scores import Scores, Terms, one_each
 
 __all__ = ["REDUCTIONS", "Totals", "added", "divisors", "reduced", "stacked", "totals", "totals_apart"]
 
@@ -33,11 +33,11 @@ class Totals(NamedTuple):
 
 
 def _anchor_terms(
-    loss: Tensor, s_n: Scores, s_p: Scores, needs_positives: bool, needs_negatives: bool, reduction: str | None
+    loss: Tensor, s_n: Scores, s_p: Scores, needs_positives: bool, needs_negatives: bool, reduction: str | None, whole: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """A loss of one number per anchor: which anchors count, which have a loss, and over how many pairs."""
     all_valid = (s_p.some or s_n.some) and (s_p.some or not needs_positives) and (s_n.some or not needs_negatives)
-    groups = torch.ones_like(s_p.count())
+    groups = one_each(len(loss)) if whole else torch.ones(loss.shape, dtype=torch.int64, device=loss.device)
     valid = groups
     if not all_valid:
         negatives, positives = s_n.count(), s_p.count()
@@ -74,7 +74,7 @@ def totals_apart(
     result: Tensor | Terms | tuple[Terms, ...],
     s_n: Scores,
     s_p: Scores,
-    keep: Tensor,
+    keep: Tensor | int,
     *,
     needs_positives: bool,
     needs_negatives: bool,
@@ -82,20 +82,22 @@ def totals_apart(
 ) -> list[Totals]:
     """`totals` of each term by itself, `[b]`: what one does not depend on has no gradient from it.
 
-    Of a known `reduction` the counts that it does not ask for are those of the groups.
+    Of a known `reduction` the counts that it does not ask for are those of the groups. Where all anchors count, `keep` may be how many.
     """
     if isinstance(result, Tensor):
         if result.shape != (s_n.height,):
             raise ValueError(f"Expected `per_anchor` to return a tensor of shape [{s_n.height}], but got {list(result.shape)}.")
-        columns = [_anchor_terms(result, s_n, s_p, needs_positives, needs_negatives, reduction)]
+        whole = isinstance(keep, int) and result.device.type == "cpu"
+        columns = [_anchor_terms(result, s_n, s_p, needs_positives, needs_negatives, reduction, whole)]
     else:
         columns = []
         for term in (result,) if isinstance(result, Terms) else result:
             count = term.count.long()
             columns.append((term.total, count, term.active.long() if reduction in (None, "mean_active") else count, count))
-    every = (Totals(*(_by_anchor(column, keep.shape[0]) for column in term)) for term in columns)
-    if reads_are_free(keep) and bool(keep.all()):
-        return list(every)
+    b = keep if isinstance(keep, int) else keep.shape[0]
+    every = [Totals(*(_by_anchor(column, b) for column in term)) for term in columns]
+    if isinstance(keep, int) or (reads_are_free(keep) and bool(keep.all())):
+        return every
     return [Totals(*(torch.where(keep, column, 0) for column in term)) for term in every]
 
 
@@ -127,10 +129,17 @@ def divisors(reduction: str, sums: Totals) -> Tensor:
     return (groups if check_choice("reduction", reduction, ("mean", "mean_active")) == "mean" else active).clamp(min=1).double()
 
 
+def _one_each(groups: Tensor) -> bool:
+    """Whether it is known that every anchor, of some, counts once."""
+    return reads_are_free(groups) and len(groups) > 0 and groups is one_each(len(groups))
+
+
 def reduced(reduction: str, terms: Sequence[Totals]) -> Tensor:
     """The loss, of the totals of each term by anchor, `[b]`: float64, or `[b]` for reduction "none"."""
     if reduction == "none":
         return terms[0].value if len(terms) == 1 else torch.stack([term.value for term in terms]).sum(0)
+    if reduction == "mean" and len(terms) == 1 and _one_each(terms[0].groups):
+        return terms[0].value.mean(dtype=torch.float64)
     totals = [term.value.sum(dtype=torch.float64) for term in terms]
     if reduction == "mean_pairs":
         pairs = [term.pairs.sum() for term in terms]

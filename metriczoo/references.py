@@ -32,9 +32,12 @@ class References:
     def __post_init__(self) -> None:
         embeddings = check_embeddings("references.embeddings", self.embeddings)
         n, device = embeddings.shape[0], embeddings.device
-        ids = torch.full((n,), -1, dtype=torch.int64, device=device) if self.ids is None else self.ids
+        if self.ids is None:
+            ids = torch.full((n,), -1, dtype=torch.int64, device=device)
+        else:
+            ids = as_ids(self.ids, argument="references.ids", length=n, device=device)
         object.__setattr__(self, "labels", as_labels(self.labels, argument="references.labels", length=n, device=device, flat=False))
-        object.__setattr__(self, "ids", as_ids(ids, argument="references.ids", length=n, device=device))
+        object.__setattr__(self, "ids", ids)
 
     def __len__(self) -> int:
         return int(self.embeddings.shape[0])

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from torch.nn.functional import pad
 
 from metriczoo._logsumexp import logsumexp
 
-__all__ = ["HARMLESS", "LOWEST", "Block", "Scores", "Terms", "as_scores"]
+__all__ = ["HARMLESS", "LOWEST", "Block", "Scores", "Terms", "as_scores", "one_each"]
 
 # What a cell outside the set holds before a loss maps it. It is an ordinary value of a cosine, of an inner product and of a negated
 # distance, where square roots, logarithms and arc cosines have finite derivatives: the derivative of a map is never taken at a self-pair.
@@ -29,13 +30,30 @@ HARMLESS = -0.5
 LOWEST = -1e18
 
 
-@dataclass(frozen=True, eq=False)
 class Terms:
-    """Sums over the pairs or triplets of each anchor, for a loss that averages over those rather than over anchors."""
+    """Sums over the pairs or triplets of each anchor, for a loss that averages over those rather than over anchors.
 
-    total: Tensor  # [b] sum of the loss over the anchor's pairs or triplets
-    count: Tensor  # [b] how many pairs or triplets there are
-    active: Tensor  # [b] how many of them have a loss other than 0
+    Args:
+        total: `[b]`, sum of the loss over the anchor's pairs or triplets.
+        count: `[b]`, how many pairs or triplets there are.
+        active: `[b]`, how many of them have a loss other than 0; or a function that counts them, for a reduction that asks.
+    """
+
+    __slots__ = ("_active", "count", "total")
+
+    def __init__(self, total: Tensor, count: Tensor, active: Tensor | Callable[[], Tensor]) -> None:
+        self.total, self.count, self._active = total, count, active
+
+    @property
+    def active(self) -> Tensor:
+        """`[b]`: how many pairs or triplets have a loss other than 0."""
+        if isinstance(self._active, Tensor):
+            return self._active
+        with torch.no_grad():
+            return self._active()
+
+    def __repr__(self) -> str:
+        return f"Terms(total={self.total}, count={self.count}, active={self.active})"
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +70,7 @@ class Block:
     positions: Tensor | None = None  # [n + 1] int64: which reference of the call each one is, where some were left out
     facts: tuple[Any, ...] = ()  # what `Loss.facts` fixed for the call
     peers: int | None = None  # the first anchor, where anchors are the references and a block holds all of the classes in it
+    kin: slice | None = None  # which references are the class of the anchors, where these are a part of it, in the order of classes
     pooled: Tensor | None = None  # what `Loss.pool` made of all anchors of the call, where these are not all of them
 
 
@@ -244,6 +263,13 @@ class Scores:
             cells = filled.topk(k, dim=1, largest=largest).indices
             keep = filled.gather(1, cells).isfinite()
         return self.take(cells, keep)
+
+
+@lru_cache(maxsize=16)
+def one_each(n: int) -> Tensor:
+    """`[n]` int64 of 1 on the host: one tensor for all calls, by which it is known what it holds, and which is never written."""
+    with torch.inference_mode(False):
+        return torch.ones(n, dtype=torch.int64, device="cpu")
 
 
 def as_scores(value: Tensor | Scores) -> Scores:

@@ -132,3 +132,57 @@ def test_settings_and_sizes_that_ask_for_tiles_get_them(calls: list[int]) -> Non
     wide = torch.randn(400, 4)
     losses.NTXentLoss()(wide, torch.arange(400) // 4)
     assert calls[0] == 0
+
+
+_PAIRED = {
+    "in order": ([0, 1, 2, 3, 4, 5], [0, 1, 2, 3, 4, 5]),
+    "in one order": ([4, 1, 9, 3, 7, 0], [4, 1, 9, 3, 7, 0]),
+    "in two orders": ([4, 1, 9, 3, 7, 0], [0, 1, 3, 4, 7, 9]),
+    "two positives each": ([0, 1, 1, 2, 2, 0], [0, 0, 2, 2, 1, 1]),
+    "some without": ([0, 1, 2, 7, 4, -1], [0, 1, 2, 3, 4, 5]),
+    "one class": ([3, 3, 3, 3, 3, 3], [3, 3, 3, 3, 3, 3]),
+}
+
+
+@pytest.mark.parametrize("labels", _PAIRED)
+@pytest.mark.parametrize("name", LOSSES)
+def test_anchors_with_as_many_positives_each(name: str, labels: str, calls: list[int]) -> None:
+    x, r, weights = (torch.randn(6, D, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)) for seed in range(3))
+    for reduction in ("mean", "mean_active", "mean_pairs", "sum", "none"):
+        outcomes = []
+        for execution in ("auto", "dense", "tiled"):
+            a, b = x.clone().requires_grad_(), r.clone().requires_grad_()
+            loss = LOSSES[name](reduction=reduction, execution=execution)
+            value = loss(a, _PAIRED[labels][0], (b, _PAIRED[labels][1])).sum()
+            first = torch.autograd.grad(value, (a, b), create_graph=True)
+            second = torch.autograd.grad(
+                torch.stack([(g * weights).sum() for g in first]).sum(), (a, b), allow_unused=True, materialize_grads=True
+            )
+            outcomes.append(
+                (value, *first, *second, *torch.autograd.grad(loss(a, _PAIRED[labels][0], (b, _PAIRED[labels][1])).sum(), (a, b)))
+            )
+        assert calls[0] > 0
+        for other in outcomes[1:]:
+            torch.testing.assert_close(outcomes[0], other, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("n", [191, 192, 203, 320])
+def test_a_mirrored_quarter_is_what_a_product_gives(n: int) -> None:
+    x, y = torch.randn(n, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(n)), torch.arange(n) // 3
+    found = []
+    for execution in ("auto", "dense"):
+        a = x.clone().requires_grad_()
+        value = losses.NCALoss(execution=execution)(a, y)
+        found.append((value, *torch.autograd.grad(value, (a,))))
+    torch.testing.assert_close(*found, rtol=1e-11, atol=1e-13)
+
+
+def test_tables_of_one_positive_each_are_shared_by_batches_under_inference_mode() -> None:
+    x, y = torch.randn(11, D, dtype=torch.float64), torch.arange(11)
+    with torch.inference_mode():
+        value = losses.NTXentLoss()(x, y, (x, y))
+    a = x.clone().requires_grad_()
+    again = losses.NTXentLoss()(a, y, (x, y))
+    again.backward()
+    assert a.grad is not None
+    assert float(again.detach()) == float(value)

@@ -11,13 +11,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-from metriczoo._execution import reads_are_free
-from metriczoo.functional._folds import check_between, fold_positives, narrow_set, rows_of_positives
+from metriczoo._execution import backward_in_full_precision, product, reads_are_free
+from metriczoo.functional._folds import check_between, fold_kin, fold_positives, narrow_set, of_one_class, rows_of_positives
 from metriczoo.functional._pairs import Penalty, broadcast_sum, gradients
 from metriczoo.scores import Scores
 
-__all__ = ["logsumexp_of_sums", "swap_sum"]
+__all__ = ["logsumexp_of_sums", "swap_sum", "swap_sum_of_kin"]
 
 _PART = 2**16  # elements of an array that stays in cache
 _MANY = 16  # times as many rows as positives: of more, row by row is quicker
@@ -31,6 +32,8 @@ def logsumexp_of_sums(s_n: Scores, s_p: Scores, scale: float | Tensor) -> tuple[
     are inner products of rows. Not where exponentials could underflow.
     """
     check_between(s_p)
+    if of_one_class(s_n, s_p):
+        return fold_kin(s_p, lambda s_pn, _: _of_sums(s_n, s_pn, scale))
     s_p = narrow_set(s_p)
     rows = rows_of_positives(s_n, s_p)
     top = None if rows is None else _top(s_n, scale)
@@ -40,6 +43,17 @@ def logsumexp_of_sums(s_n: Scores, s_p: Scores, scale: float | Tensor) -> tuple[
     sums: Tensor = _Products.apply(terms, rows, s_p.mask)  # type: ignore[no-untyped-call]
     some = sums > 0
     return s_p, torch.where(some, torch.where(some, sums, 1.0).log() + 2 * scale * top, -math.inf)
+
+
+def _of_sums(s_n: Scores, s_pn: Scores, scale: float | Tensor) -> Tensor:
+    """`[b, g]`: for each anchor and each of some positives, which have the same negatives."""
+    tops = _top(s_n, scale), _top(s_pn, scale)
+    if tops[0] is None or tops[1] is None:
+        return torch.stack([s_n.map(lambda s, row=row: s + row).logsumexp(scale) for row in s_pn.fill(0.0)], dim=1)  # type: ignore[misc]
+    near, far = (s.map(lambda v, top=top: ((v - top) * scale).exp()).fill(0.0) for s, top in zip((s_n, s_pn), tops, strict=True))  # type: ignore[misc]
+    sums = product(near, far.mT)
+    some = sums > 0
+    return torch.where(some, torch.where(some, sums, 1.0).log() + scale * (tops[0] + tops[1]), -math.inf)
 
 
 def _top(s_n: Scores, scale: float | Tensor) -> float | None:
@@ -69,6 +83,7 @@ class _Products(torch.autograd.Function):
         ctx.save_for_backward(*inputs)
 
     @staticmethod
+    @backward_in_full_precision
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         x, rows, there = ctx.saved_tensors
         grad = torch.where(there, grad, 0.0)
@@ -95,6 +110,53 @@ def swap_sum(s_n: Scores, s_p: Scores, rows: Tensor, margin: float | Tensor, pen
     low = torch.finfo(s_n.value.dtype).min / 4  # no number, but one that may be subtracted from itself
     total, active = _SwapSum.apply(s_n.value, s_n.fill(low).detach(), thresholds, rows, s_p.mask, penalty)[:2]  # type: ignore[no-untyped-call]
     return total, active
+
+
+def swap_sum_of_kin(s_n: Scores, s_p: Scores, margin: float | Tensor, penalty: Penalty) -> tuple[Tensor, Tensor]:
+    """`swap_sum` where the anchors are a part of one class."""
+    low = torch.finfo(s_n.value.dtype).min / 4
+    thresholds = torch.where(s_p.mask, s_p.value - margin, math.inf)
+    own = s_n.fill(low)
+
+    def fold(s_pn: Scores, some: slice) -> Tensor:
+        sums: Tensor = _SwapBetween.apply(own, s_pn.fill(low), thresholds[:, some], penalty)  # type: ignore[no-untyped-call]
+        return sums
+
+    sums = fold_kin(s_p, fold)[1].sum(1, dtype=torch.float64)
+    return sums[:, 0].to(own.dtype), sums[:, 1].detach().long()
+
+
+class _SwapBetween(torch.autograd.Function):
+    """`[b, g, 2]`: the sums of rows `x` `[b, n]` and `y` `[g, n]`, pair by pair, and how many are not 0. In backward again."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, y: Tensor, thresholds: Tensor, penalty: Penalty) -> Tensor:
+        ctx.penalty = penalty
+        sums, slopes = x.new_empty(*thresholds.shape, 2), torch.empty_like(thresholds)
+        for part in _parts(x):
+            for k, other in enumerate(y.unbind(0)):
+                t = torch.maximum(x[part], other).sub_(thresholds[part, k : k + 1])
+                sums[part, k, 0] = penalty.sum_(t)
+                slopes[part, k] = t.sum(1)
+                sums[part, k, 1] = slopes[part, k] if penalty.power == 1 else t.sign_().sum(1)
+        ctx.save_for_backward(x, y, thresholds, slopes)
+        return sums
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, y, thresholds, slopes = ctx.saved_tensors
+        grad = grad[:, :, 0]
+        g_x, g_y = torch.zeros_like(x), torch.zeros_like(y)
+        for part in _parts(x):
+            for k, other in enumerate(y.unbind(0)):
+                share = (x[part] - other).sign_().add_(1)  # of the half: equal ones share the gradient
+                slope = torch.maximum(x[part], other).sub_(thresholds[part, k : k + 1])
+                ctx.penalty.slope_(slope).mul_(grad[part, k : k + 1])
+                half = share.mul_(slope).mul_(0.5)
+                g_x[part] += half
+                g_y[k] += slope.sub_(half).sum(0)
+        return g_x, g_y, -slopes * grad, None
 
 
 class _SwapSum(torch.autograd.Function):

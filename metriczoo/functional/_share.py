@@ -13,11 +13,20 @@ import torch
 from torch import Tensor
 
 from metriczoo._logsumexp import exponentials_
-from metriczoo.functional._folds import holding, in_one_array
+from metriczoo.functional._folds import holding, in_one_array, pair_terms
 from metriczoo.functional._softplus import softplus
-from metriczoo.scores import Scores
+from metriczoo.scores import Scores, Terms
 
-__all__ = ["log_share"]
+__all__ = ["log_share", "pair_shares"]
+
+
+def pair_shares(s_n: Scores, s_p: Scores, scale: float | Tensor) -> Terms:
+    """Terms over pairs: minus the logarithm of the share of each positive in the softmax of `scale > 0` times it and the negatives."""
+    if s_n.some and _single(s_p) and in_one_array(s_n):
+        losses = log_share(s_n, s_p, scale)
+        return Terms(losses, s_p.count(), lambda: losses.sign().abs_())
+    push = s_n.logsumexp(scale).unsqueeze(1)
+    return pair_terms(s_p.map(lambda s: softplus(push - s * scale)), s_n)
 
 
 def log_share(s_n: Scores, s_p: Scores, scale: float | Tensor, *, apart: bool = False) -> Tensor:
@@ -47,8 +56,15 @@ class _LogShare(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, far: Tensor, near: Tensor, s_n: Scores, s_p: Scores, scale: float, apart: bool) -> Tensor:
         ctx.sets, ctx.scale, ctx.apart = (s_n, s_p), scale, apart
-        (terms_n, shift_n), (terms_p, shift_p) = (_exponentials(s, scale) for s in (s_n, s_p))
-        sum_n, sum_p = terms_n.sum(1), terms_p.sum(1)
+        terms_n, shift_n = _exponentials(s_n, scale)
+        sum_n = terms_n.sum(1)
+        if _single(s_p):
+            gap = torch.add(sum_n.log(), shift_n - near.squeeze(1), alpha=scale)
+            ctx.save_for_backward(far, near, gap, sum_n, None)
+            ctx.terms = (terms_n, None) if any(ctx.needs_input_grad[:2]) else None
+            return softplus(gap)
+        terms_p, shift_p = _exponentials(s_p, scale)
+        sum_p = terms_p.sum(1)
         gap = scale * (shift_n - shift_p) + (sum_n / sum_p).log_()
         gap = gap if s_p.some else torch.where(sum_p > 0, gap, -math.inf)
         ctx.save_for_backward(far, near, gap, sum_n, sum_p)
@@ -71,12 +87,19 @@ class _LogShare(torch.autograd.Function):
         terms_n, terms_p = terms or (_exponentials(s, ctx.scale)[0] for s in (s_n, s_p))
         grad = ctx.scale * grad
         push = grad * gap.sigmoid()
+        if sum_p is None:
+            return terms_n.mul_(_share(push, sum_n, s_n)), push.neg_().unsqueeze(1), None, None, None, None
         pull = push - grad if ctx.apart else push
         g_n, g_p = terms_n.mul_(_share(push, sum_n, s_n)), terms_p.mul_(_share(-pull, sum_p, s_p))
         if ctx.apart:
             each = grad / s_p.count().clamp(min=1)
             g_p.sub_(s_p.fill_(each.unsqueeze(1).repeat(1, g_p.shape[1]), 0.0))
         return g_n, g_p, None, None, None, None
+
+
+def _single(scores: Scores) -> bool:
+    """Whether every anchor has one cell and no other, of which the share is 1."""
+    return scores.value.shape[1] == 1 and scores._mask is None and scores.excluded is None
 
 
 def _share(x: Tensor, total: Tensor, scores: Scores) -> Tensor:

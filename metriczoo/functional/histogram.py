@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from metriczoo._execution import product
 from metriczoo.functional._folds import pair_terms
 from metriczoo.functional._histograms import soft_histogram, soft_histogram_and_cells
 from metriczoo.scores import Scores, Terms, as_scores
@@ -48,7 +49,7 @@ def histogram(s_n: Tensor | Scores, s_p: Tensor | Scores, *, num_bins: int = 100
     phi = (positive / torch.where(number > 0, number, 1.0)).cumsum(0)
     negative, cells = soft_histogram_and_cells(s_n, num_bins)
     active = torch.where(phi.detach() > 0, cells, 0.0).sum(1)  # from above the last node on where it is 0
-    return Terms(negative @ phi, s_n.count() * (number > 0), active.long())
+    return Terms(product(negative, phi.unsqueeze(1)).squeeze(1), s_n.count() * (number > 0), active.long())
 
 
 def dynamic_soft_margin(s_n: Tensor | Scores, s_p: Tensor | Scores, *, histogram: Tensor, limit: float = 2.0) -> Terms:

@@ -7,8 +7,7 @@ from torch import Tensor
 
 from metriczoo._checks import check_choice
 from metriczoo.functional._folds import pair_terms
-from metriczoo.functional._share import log_share
-from metriczoo.functional._softplus import softplus
+from metriczoo.functional._share import log_share, pair_shares
 from metriczoo.scores import Scores, Terms, as_scores
 
 __all__ = ["SUPCON_FORMS", "decoupled_contrastive", "nt_xent", "supcon", "weighted_decoupled_contrastive"]
@@ -45,9 +44,7 @@ def nt_xent(s_n: Tensor | Scores, s_p: Tensor | Scores, *, temperature: float | 
         Chen, Kornblith, Norouzi, Hinton. A Simple Framework for Contrastive Learning of Visual Representations. ICML 2020, equation 1.
         van den Oord, Li, Vinyals. Representation Learning with Contrastive Predictive Coding. 2018, equation 4.
     """
-    s_n, s_p = as_scores(s_n), as_scores(s_p)
-    push = s_n.logsumexp(1 / temperature).unsqueeze(1)
-    return pair_terms(s_p.map(lambda s: softplus(push - s / temperature)), s_n)
+    return pair_shares(as_scores(s_n), as_scores(s_p), 1 / temperature)
 
 
 def supcon(s_n: Tensor | Scores, s_p: Tensor | Scores, *, temperature: float | Tensor = 0.1, form: str = "out") -> Tensor:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from metriczoo.functional._folds import pair_terms
 from metriczoo.functional._peers import logsumexp_of_sums
+from metriczoo.functional._share import pair_shares
 from metriczoo.functional._softplus import softplus
 from metriczoo.scores import Scores, Terms, as_scores
 
@@ -39,9 +40,10 @@ def n_pairs(s_n: Tensor | Scores, s_p: Tensor | Scores, *, penalty: float | Tens
         Sohn. Improved Deep Metric Learning with Multi-class N-pair Loss Objective. NIPS 2016, section 3.2.
     """
     s_n, s_p = as_scores(s_n), as_scores(s_p)
+    if isinstance(penalty, float) and not penalty:
+        return pair_shares(s_n, s_p, 1.0)
     push = s_n.logsumexp().unsqueeze(1)
-    losses = s_p.map(lambda s: softplus(push - s))
-    return pair_terms(losses if isinstance(penalty, float) and not penalty else losses.map(lambda v: v + penalty), s_n)
+    return pair_terms(s_p.map(lambda s: softplus(push - s)).map(lambda v: v + penalty), s_n)
 
 
 def angular(s_n: Tensor | Scores, s_p: Tensor | Scores, *, angle: float | Tensor = 45.0) -> Terms:

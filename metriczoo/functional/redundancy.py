@@ -5,6 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn.functional import batch_norm
 
+from metriczoo._execution import product
+
 __all__ = ["barlow_twins", "vicreg"]
 
 
@@ -105,8 +107,8 @@ def _products(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """The diagonal of `x.T @ y`, and the sum of squares off it, by the smaller of two matrices: |x.T y|^2 = <x x.T, y y.T>."""
     n, d = x.shape
     if n < d:
-        diagonal, total = (x * y).sum(0), ((x @ x.mT) * (y @ y.mT)).sum()
+        diagonal, total = (x * y).sum(0), (product(x, x.mT) * product(y, y.mT)).sum()
     else:
-        products = x.mT @ y
+        products = product(x.mT, y)
         diagonal, total = products.diagonal(), products.square().sum()
     return diagonal, (total - diagonal.square().sum()).clamp(min=0)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metriczoo._execution import tracing
+from metriczoo._execution import product, tracing
 from metriczoo.scores import Scores, as_scores
 from metriczoo.similarity import unit
 
@@ -128,7 +128,7 @@ def _sum_of_distances(proxies: Tensor, eps: float) -> Tensor:
 def _distances(proxies: Tensor, eps: float) -> Tensor:
     """`[]`: the sum of the distances between proxies `[C, K, d]` of one class."""
     w = unit(proxies)
-    return (2 + eps - 2 * (w @ w.mT)).clamp(min=eps / 2).sqrt().triu(1).sum()
+    return (2 + eps - 2 * product(w, w.mT)).clamp(min=eps / 2).sqrt().triu(1).sum()
 
 
 class _Distances(torch.autograd.Function):
@@ -195,7 +195,7 @@ def proxy_orthogonality(proxies: Tensor) -> Tensor:
     """
     c, d = proxies.shape
     w = unit(proxies)
-    gram = w.mT @ w if d < c else w @ w.mT  # either has the same sum of squares
+    gram = product(w.mT, w) if d < c else product(w, w.mT)  # either has the same sum of squares
     own = w.square().sum(1).square().sum()
     return (gram.square().sum() - own).clamp(min=0) / max(1, c * (c - 1))
 

@@ -85,7 +85,7 @@ def margin(
     pull = hinge_terms(s_p.map(lambda s: margin - s - boundary))
     push = hinge_terms(s_n.map(lambda s: margin + boundary + s))
     inwards = nu * s_p.map(lambda s: torch.zeros_like(s) + boundary).sum()
-    return Terms(pull.total + push.total + inwards, pull.count + push.count, pull.active + push.active)
+    return Terms(pull.total + push.total + inwards, pull.count + push.count, lambda: pull.active + push.active)
 
 
 def ranked_list(

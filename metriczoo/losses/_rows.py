@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metriczoo._execution import reads_are_free
+from metriczoo._execution import backward_in_full_precision, reads_are_free
 from metriczoo.columns import Columns
 from metriczoo.references import References, match
 from metriczoo.scores import Block, Scores
@@ -130,6 +130,7 @@ class _LogSumExp(torch.autograd.Function):
             ctx.mark_non_differentiable(output[1])
 
     @staticmethod
+    @backward_in_full_precision
     def backward(ctx: Any, grad: Tensor, _: Any) -> tuple[Tensor | None, ...]:
         x, own, mean = ctx.saved_tensors
         if torch.is_grad_enabled():  # a second derivative needs all scores at once

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, nn, threshold_
 
 from metriczoo._checks import check_count, check_flag, describe, suggest_keywords
-from metriczoo._execution import tracing
+from metriczoo._execution import backward_in_full_precision, product, reads_are_free, tracing
 
 __all__ = ["Cosine", "InnerProduct", "Mahalanobis", "NegativeEuclidean", "NegativeSquaredEuclidean", "Similarity", "unit"]
 
@@ -89,10 +90,18 @@ def _unit(x: Tensor) -> Tensor:
     # Dividing by the largest component first keeps the square from under- or overflowing; the result does not depend on it, so it has no
     # gradient.
     largest = x.detach().abs().amax(-1, keepdim=True)
-    short = largest < 1e-12
+    short = largest <= 1e-12
     x = x / torch.where(short, 1.0, largest)
     square = x.square().sum(-1, keepdim=True)
     return x * torch.where(short, 0.0, torch.where(short, 1.0, square).rsqrt())
+
+
+def _ordinary(norms: Tensor) -> bool:
+    """Whether `norms` may be read, and no square under- or overflows."""
+    if not norms.numel() or not reads_are_free(norms):
+        return False
+    low, high = norms.aminmax()
+    return float(low) > 1e-9 and float(high) < 1e18
 
 
 class _Unit(torch.autograd.Function):
@@ -100,23 +109,26 @@ class _Unit(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        largest = x.abs().amax(-1, keepdim=True)
-        short = largest < 1e-12
-        largest = torch.where(short, 1.0, largest)
-        y = x / largest
-        factor = torch.where(short, 0.0, torch.linalg.vector_norm(y, dim=-1, keepdim=True).reciprocal_())
-        y.mul_(factor)
-        ctx.save_for_backward(x, y, factor / largest)
+        norm: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+        if _ordinary(norm):
+            y = x / norm
+        else:
+            largest = threshold_(x.abs().amax(-1, keepdim=True), 1e-12, math.inf)  # by which a short vector becomes 0
+            y = x / largest
+            norm = torch.linalg.vector_norm(y, dim=-1, keepdim=True).clamp_(min=1.0)  # which it is, unless the vector is 0
+            y.div_(norm)
+            norm.mul_(largest)
+        ctx.save_for_backward(x, y, norm)
         return y
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
-        x, y, factor = ctx.saved_tensors
+        x, y, norm = ctx.saved_tensors
         if torch.is_grad_enabled():
             again: Tensor = torch.autograd.grad(_unit(x), x, grad, create_graph=True)[0]
             return again
         along = (grad * y).sum(-1, keepdim=True)
-        return torch.addcmul(grad, along, y, value=-1).mul_(factor)
+        return torch.addcmul(grad, along, y, value=-1).div_(norm)
 
 
 class Cosine(Similarity):
@@ -138,7 +150,7 @@ class Cosine(Similarity):
 
     def score(self, a: Tensor, r: Tensor) -> Tensor:
         """Inner products."""
-        return a @ r.mT
+        return product(a, r.mT)
 
 
 class InnerProduct(Similarity):
@@ -154,7 +166,7 @@ class InnerProduct(Similarity):
 
     def score(self, a: Tensor, r: Tensor) -> Tensor:
         """Inner products."""
-        return a @ r.mT
+        return product(a, r.mT)
 
 
 _NEAR = 0.01  # squared distances below this share of the squared norms lose digits in the product form and are computed from differences
@@ -195,7 +207,7 @@ def _squared_distances(a: Tensor, r: Tensor) -> Tensor:
     traced = tracing(norms)
     if x.shape[-2] == 1 or (traced and norms.numel() * x.shape[-1] <= _WIDE):
         return (x.unsqueeze(-2) - y.unsqueeze(-3)).square().sum(-1)
-    square = norms - 2 * (x @ y.mT)
+    square = norms - 2 * product(x, y.mT)
     if traced:  # which pairs are near cannot be read
         return square.clamp(min=0)
     near = (square.detach() < _NEAR * norms.detach()).nonzero()
@@ -221,6 +233,7 @@ class _Differences(torch.autograd.Function):
         ctx.save_for_backward(*inputs)
 
     @staticmethod
+    @backward_in_full_precision
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
         x, y = ctx.saved_tensors
         centre = y.detach().mean(-2, keepdim=True)  # distances do not depend on it, products lose fewer digits around it
@@ -333,7 +346,7 @@ class Mahalanobis(NegativeSquaredEuclidean):
         """`L x` with its squared norm as a last component."""
         if x.shape[-1] != self.factor.shape[1]:
             raise ValueError(f"Expected points of dimension {self.factor.shape[1]} (`embedding_dim`), but got {describe(x)}.")
-        return super().prepare(x @ self.factor.to(x.dtype).mT)
+        return super().prepare(product(x, self.factor.to(x.dtype).mT))
 
     @property
     def matrix(self) -> Tensor:
