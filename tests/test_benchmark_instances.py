@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import itertools
 import json
+import math
 import pickle
 import struct
 from collections import Counter
@@ -42,7 +43,7 @@ KINDS = {  # what a record of each kind holds beside that
     "pretraining": {
         *(WORTH | VARIANT),
         *("hyper_parameters", "seconds", "knn_bank", "knn_bank_by_epoch", "loss_mean", "loss_variance", "distance_to_bank"),
-        *("loss_by_epoch", "loss_variance_by_epoch"),
+        *("loss_by_epoch", "loss_variance_by_epoch", "loss_variance_of_epochs", "loss_variance_of_images"),
     },
     "classifiers": {"start", "accuracies"},
     "labels": {
@@ -78,6 +79,8 @@ def check_schema(results: dict) -> None:
             assert record["knn_bank_by_epoch"][-1] == record["knn_bank"]
             assert len(record["loss_by_epoch"]) == len(record["loss_variance_by_epoch"]) == epochs > 0
             assert 0 <= record["distance_to_bank"] <= 4
+            for name in ("loss_variance", "loss_variance_of_epochs", "loss_variance_of_images"):
+                assert record[name] is None or record[name] >= 0, name
         if record["kind"] == "bank":
             assert record["nce_ms_low"] <= record["nce_ms"] <= record["nce_ms_high"]
 
@@ -122,14 +125,31 @@ def test_results_have_the_promised_form(whole):
 
 @pytest.mark.parametrize("path", sorted((ROOT / "benchmarks" / "results").glob("**/instance*.json")), ids=lambda path: path.name)
 def test_kept_results_have_the_promised_form(path):
-    check_schema(json.loads(path.read_text()))
+    kept = json.loads(path.read_text())
+    for record in kept["records"]:
+        if record["kind"] == "pretraining":  # an earlier run may lack what was not observed then
+            record |= {key: record.get(key) for key in ("loss_variance_of_epochs", "loss_variance_of_images")}
+    check_schema(kept)
+
+
+def test_the_proximal_term_steadies_the_training_of_the_paper():
+    """Of each seed of the kept run: as the documentation says."""
+    kept = json.loads((ROOT / "benchmarks" / "results" / "instance-discrimination-glyphs-proximal.json").read_text())
+    runs = {(r["proximal"], r["seed"]): r for r in kept["records"] if r["kind"] == "pretraining"}
+    assert len(runs) == 4 * 3
+    for seed in range(3):
+        without, moderate, strong = (runs[weight, seed] for weight in (0.0, 10.0, 30.0))
+        assert strong["loss_variance_of_epochs"] < 0.25 * without["loss_variance_of_epochs"]
+        assert strong["knn"] > without["knn"] + 0.3
+        for name in ("loss_variance_of_epochs", "loss_variance_of_images", "loss_variance"):
+            assert moderate[name] < 0.6 * without[name], name
 
 
 def test_each_study_has_a_table_and_a_plot_and_no_gap(whole):
     page = (whole / "report.html").read_text(encoding="utf-8")
     assert 'class="missing"' not in page
     assert page.count("<section") == 7  # the overview has two
-    assert page.count("<svg") == 1 + 1 + 2 + 1 + 1 + 2
+    assert page.count("<svg") == 1 + 1 + 3 + 1 + 1 + 2
     assert "http" not in page.replace("http://www.w3.org", "")  # it needs nothing beside it
     for text in ("softmax over all", "NCE, m = 8", "λ = 1", "16 dimensions", "from scratch", "float16", "untrained encoder"):
         assert text in page, text
@@ -165,7 +185,13 @@ def test_table_shows_mean_and_spread(whole, pictures, capsys):
 
 
 @pytest.mark.usefixtures("no_report")
-@pytest.mark.parametrize("more", [("--proximal", "2"), ("--bank-start", "random", "--bank-dtype", "float16", "--workers", "1")])
+@pytest.mark.parametrize(
+    "more",
+    [
+        ("--proximal", "2", "--optimizer", "sgd", "--schedule", "constant"),
+        ("--bank-start", "random", "--bank-dtype", "float16", "--workers", "1"),
+    ],
+)
 def test_interrupted_again_and_again_it_ends_with_the_same_numbers(pictures, tmp_path, monkeypatch, capsys, more):
     monkeypatch.setattr("benchmarks.instance_discrimination.runs._SAVE_EVERY", 1)
     study = ("--study", "labels", "--shares", "50", *more)
@@ -179,6 +205,17 @@ def test_interrupted_again_and_again_it_ends_with_the_same_numbers(pictures, tmp
     assert len(statuses) > 2
     assert set(statuses[:-1]) == {130}
     assert numbers(tmp_path / "parts") == numbers(tmp_path / "whole")
+
+
+@pytest.mark.usefixtures("no_report")
+@pytest.mark.parametrize("rate", [None, "0.2"])
+def test_optimizer_and_schedule_of_the_paper_are_for_training_without_labels(pictures, tmp_path, rate):
+    study = ("--study", "labels", "--shares", "50", "--optimizer", "sgd", "--schedule", "constant")
+    assert main(arguments(pictures, tmp_path / "run", *study, *(("--rate", rate) if rate else ()))) == 0
+    chosen = {record["kind"]: record["hyper_parameters"] for record in results(tmp_path / "run")["records"]}
+    without, labels = chosen["pretraining"], chosen["labels"]
+    assert (without["optimizer"], without["decay"], without["backbone_rate"]) == ("sgd", False, float(rate or 0.03))
+    assert (labels["optimizer"], labels["decay"], labels["backbone_rate"]) == ("adam", True, 0.001)
 
 
 @pytest.mark.usefixtures("no_report")
@@ -504,23 +541,42 @@ def test_objective_is_softmax_over_the_bank_and_a_pull_to_the_own_row():
     torch.testing.assert_close(plain(x, torch.zeros(5), ids), softmax)
     torch.testing.assert_close(pulled(x, torch.ones(5), ids), softmax + 3 * moved)
     for objective in (plain, pulled):
-        torch.testing.assert_close(objective.observed[0], torch.stack([softmax, moved]))
-        assert objective.observed[1].tolist() == [0, 0]
+        torch.testing.assert_close(objective.observed[0], torch.stack([softmax, moved, torch.tensor(math.nan)]), equal_nan=True)
+        assert objective.observed[1].tolist() == [0, 0, 0]
+    first = cross_entropy(x @ rows.T / 0.3, ids, reduction="none")
     expected = normalize(rows[ids] + x)
     plain.remember(x, torch.zeros(5), ids)
     torch.testing.assert_close(plain.bank.embeddings[ids], expected)
+    again, others = torch.tensor([3, 7]), torch.tensor([2, 9])  # both were seen before, or neither
+    second = cross_entropy(x[:4] @ plain.bank.embeddings.T / 0.3, torch.cat([again, others]), reduction="none")
+    plain(x[:4], torch.zeros(4), torch.cat([again, others]))
+    torch.testing.assert_close(plain.observed[1, 2], ((second[:2] - first[[2, 0]]) ** 2).mean() / 2)
+    torch.testing.assert_close(plain.last[[3, 7, 2, 9, 1]], torch.cat([second, first[1:2]]))
+    assert plain.last[[4, 5, 6, 8, 10]].isnan().all()
 
 
 def test_steadiness_against_the_definition():
-    observed = torch.rand(12, 2, generator=torch.Generator().manual_seed(0))
+    observed = torch.rand(12, 3, generator=torch.Generator().manual_seed(0))
     found = _steadiness(observed, epochs=3)
     late = observed[6:, 0].tolist()
     assert found["loss_variance"] == pytest.approx(np.mean([(b - a) ** 2 for a, b in itertools.pairwise(late)]) / 2)
     assert found["loss_mean"] == pytest.approx(np.mean(late))
     assert found["loss_by_epoch"] == pytest.approx(observed[:, 0].view(3, 4).mean(1).tolist())
-    trend = torch.stack([torch.arange(12.0) + 100, torch.zeros(12)], dim=1)
+    assert found["loss_variance_of_images"] == pytest.approx(observed[6:, 2].mean().item())
+    assert found["loss_variance_of_epochs"] is None  # of two epochs
+    trend = torch.stack([torch.arange(12.0) + 100, torch.zeros(12), torch.full((12,), math.nan)], dim=1)
     assert _steadiness(trend, 3)["loss_variance"] == pytest.approx(0.5)  # of which the plain variance of six numbers would be 3.5
+    assert _steadiness(trend, 3)["loss_variance_of_images"] is None  # which had no second visit
+    assert _steadiness(trend, 6)["loss_variance_of_epochs"] == pytest.approx(0)
     assert _steadiness(observed[:2], 2)["loss_variance_by_epoch"] == [None, None]
+
+
+def test_variance_of_epochs_is_that_of_noise_upon_a_trend():
+    """Of 4,000 epochs with three steps each, whose loss falls by 0.1 an epoch."""
+    noise = torch.randn(4000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    loss = (500 - 0.1 * torch.arange(4000) + 0.3 * noise).repeat_interleave(3)
+    found = _steadiness(torch.stack([loss, loss, loss], dim=1), 4000)
+    assert found["loss_variance_of_epochs"] == pytest.approx(0.09, rel=0.08)
 
 
 def test_a_bank_takes_what_it_must(whole):

@@ -96,7 +96,27 @@ def test_rates_fall_along_a_cosine_or_stay(decay):
     np.testing.assert_allclose(rates, expected)
 
 
-@pytest.mark.parametrize("recipe", [{}, {"chunk": 3, "precision": "bfloat16"}, {"decay": False, "rates": {"proxy_rate": 0.1}}], ids=str)
+def test_sgd_has_momentum():
+    run = training(optimizer="sgd", decay=False)
+    weight = run.encoder.head.linear.weight
+    expected, velocity = weight.detach().clone(), torch.zeros_like(weight)
+
+    def follow(loss: float) -> None:
+        velocity.mul_(0.9).add_(weight.grad)
+        expected.sub_(0.02 * velocity)
+        torch.testing.assert_close(weight.detach(), expected)
+
+    while not run.done:
+        run.train_epoch(follow)
+    assert run.hyper_parameters["optimizer"] == "sgd"
+    assert training().hyper_parameters["optimizer"] == "adam"
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [{}, {"chunk": 3, "precision": "bfloat16"}, {"decay": False, "rates": {"proxy_rate": 0.1}}, {"optimizer": "sgd"}],
+    ids=str,
+)
 def test_a_checkpoint_goes_on_to_the_same_losses(recipe):
     whole = losses_of(training(**recipe))
     first = training(**recipe)

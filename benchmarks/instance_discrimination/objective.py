@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -55,11 +56,11 @@ class Variant:
         """A bank for so many images."""
         return MemoryBank(rows, self.embedding_dim, momentum=self.momentum, dtype=DTYPES[self.bank_dtype], generator=generator)
 
-    def loss(self, bank: MemoryBank) -> losses.Loss:
+    def loss(self, bank: MemoryBank, reduction: str = "mean") -> losses.Loss:
         """The loss, without the proximal term."""
         if self.num_noise is None:
-            return losses.NonParametricSoftmaxLoss(bank, temperature=self.temperature)
-        return losses.NCELoss(bank, num_noise=self.num_noise, temperature=self.temperature)
+            return losses.NonParametricSoftmaxLoss(bank, temperature=self.temperature, reduction=reduction)
+        return losses.NCELoss(bank, num_noise=self.num_noise, temperature=self.temperature, reduction=reduction)
 
 
 class InstanceObjective(nn.Module):
@@ -71,30 +72,37 @@ class InstanceObjective(nn.Module):
         steps: that there will be.
 
     Attributes:
-        observed: `[steps, 2]`, at each step done the loss without the proximal term, and how far the embeddings are from their rows in the
-            mean, as a squared distance.
+        observed: `[steps, 3]`, at each step done, as means over the batch: the loss without the proximal term; how far the embeddings are
+            from their rows, as a squared distance; half the square of what the loss of an image has changed by since its last visit, NaN
+            where there was none.
+        last: `[num_images]`, the loss of each image at its last visit.
     """
 
     sees_labels = False
     preset = Preset(losses.NCELoss, references="bank")
     observed: Tensor
+    last: Tensor
     done: Tensor
 
     def __init__(self, variant: Variant, num_images: int, steps: int) -> None:
         super().__init__()
         self.bank = variant.bank(num_images)
-        self.loss = variant.loss(self.bank)
+        self.loss = variant.loss(self.bank, "none")
         self.proximal = losses.ProximalRegularizer(self.bank, weight=1.0)
         self.weight = variant.proximal
         self.hyper_parameters = asdict(variant)
-        self.register_buffer("observed", torch.zeros(steps, 2))
+        self.register_buffer("observed", torch.zeros(steps, 3))
+        self.register_buffer("last", torch.full((num_images,), math.nan))
         self.register_buffer("done", torch.zeros((), dtype=torch.int64))
 
     def forward(self, embeddings: Tensor, labels: Tensor, ids: Tensor) -> Tensor:
         """The loss of a batch; `ids` are the positions of its images in the training data. Labels are not looked at."""
-        value = self.loss(embeddings, ids)
-        moved = self.proximal(embeddings, ids)
-        self.observed[self.done] = torch.stack([value.detach(), moved.detach()])
+        of_images = self.loss(embeddings, ids)
+        value, moved = of_images.mean(), self.proximal(embeddings, ids)
+        seen = of_images.detach()
+        changed = (seen - self.last[ids]).square().nanmean() / 2
+        self.observed[self.done] = torch.stack([value.detach(), moved.detach(), changed])
+        self.last[ids] = seen
         self.done += 1
         return value + self.weight * moved if self.weight else value  # type: ignore[no-any-return]
 

@@ -110,7 +110,21 @@ def _add_training(parser: Parser) -> None:
     )
     add("--epochs", type=count(), metavar="N", help="default: 15 for letters, 100 for others")
     add("--batch-size", type=count(), metavar="N", help="default: 64 for letters, 128 for others")
-    add("--rate", default=1e-3, type=positive, metavar="R", help="learning rate of Adam at the start (default: %(default)s)")
+    add(
+        "--optimizer",
+        default="adam",
+        type=one_of(("adam", "sgd")),
+        metavar="NAME",
+        help="adam, or sgd with momentum 0.9 as in the paper (default: %(default)s)",
+    )
+    add("--rate", type=positive, metavar="R", help="learning rate at the start (default: 0.001 for adam, 0.03 for sgd as in the paper)")
+    add(
+        "--schedule",
+        default="cosine",
+        type=one_of(("cosine", "constant")),
+        metavar="NAME",
+        help="the rate falls to 0 along a cosine, or is constant as in most of the paper's training (default: %(default)s)",
+    )
 
 
 def _add_evaluation(parser: Parser) -> None:
@@ -138,6 +152,7 @@ def _completed(options: argparse.Namespace, parser: Parser) -> argparse.Namespac
     defaults = defaults_of(options.dataset)
     full = {**options.lists, "finetune_steps": 200, "epochs": defaults.epochs, "batch_size": defaults.batch_size}
     full |= {"temperature": defaults.temperature, "backbone": defaults.backbone, "image_size": defaults.side}
+    full |= {"rate": {"adam": 1e-3, "sgd": 0.03}[options.optimizer]}
     del options.lists
     for name, value in {**full, **(_QUICK if options.quick else {})}.items():
         if getattr(options, name) is None:

@@ -10,8 +10,9 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from benchmarks.command.files import write_whole
 from benchmarks.instance_discrimination.tables import Plot, Section
-from benchmarks.report.page import page_of, write_whole
+from benchmarks.report.page import page_of
 from benchmarks.report.pictures import attempt, chart
 from benchmarks.report.words import text_of
 

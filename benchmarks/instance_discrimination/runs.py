@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -51,6 +51,7 @@ def pretrain(bench: Bench, variant: Variant, seed: int, folder: Folder, on_step:
         data, options = bench.data, bench.options
         objective: Any = InstanceObjective(variant, len(data.train), bench.steps)
         recipe = bench.recipe(steps=bench.steps, batch=bench.batch, rate=options.rate)
+        recipe = replace(recipe, optimizer=options.optimizer, decay=options.schedule == "cosine")
         training = Training(
             encoder, objective, data.train, data.train.labels, recipe, seed=seed, device=bench.device, workers=options.workers
         )
@@ -199,9 +200,10 @@ def _accuracy_from_bank(bench: Bench, encoder: Encoder, objective: InstanceObjec
 
 
 def _steadiness(observed: Tensor, epochs: int) -> dict[str, Any]:
-    """How even training went, of `[steps, 2]`: the loss without the proximal term, and the distance to the bank, by step.
+    """How even training went, of what an objective observed `[steps, 3]`; where not by epoch, in the second half.
 
-    A variance is half the mean square of the change from one step to the next, which a trend of the loss hardly adds to.
+    The variance from step to step, as that of an image from visit to visit, is half the mean square of the change from one to the next, to
+    which a trend hardly adds. That of epochs is a sixth of the mean square of second differences: from epoch to epoch a trend would add.
     """
 
     def variance(values: Tensor) -> float | None:
@@ -209,10 +211,15 @@ def _steadiness(observed: Tensor, epochs: int) -> dict[str, Any]:
 
     by_epoch = observed.tensor_split(epochs)
     late = observed[len(observed) // 2 :]
+    means = torch.stack([part[:, 0].double().mean() for part in by_epoch])
+    bends = means[epochs // 2 :].diff(n=2)
+    of_images = float(late[:, 2].double().nanmean())
     return {
         "loss_mean": float(late[:, 0].double().mean()),
         "loss_variance": variance(late[:, 0]),
+        "loss_variance_of_epochs": float(bends.square().mean() / 6) if len(bends) else None,
+        "loss_variance_of_images": None if math.isnan(of_images) else of_images,
         "distance_to_bank": float(late[:, 1].double().mean()),
-        "loss_by_epoch": [float(part[:, 0].double().mean()) for part in by_epoch],
+        "loss_by_epoch": means.tolist(),
         "loss_variance_by_epoch": [variance(part[:, 0]) for part in by_epoch],
     }

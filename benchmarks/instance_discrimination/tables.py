@@ -186,23 +186,30 @@ def _noise(settings: Mapping[str, Any], runs: Mapping[str, _Runs]) -> list[Secti
 
 def _proximal(settings: Mapping[str, Any], runs: Mapping[str, _Runs]) -> list[Section]:
     names = {f"λ = {weight:g}": name for weight in sorted(settings["proximals"]) if (name := _name(settings, proximal=weight)) in runs}
-    keys = {"loss_mean": _number, "loss_variance": _number, "distance_to_bank": _number, "knn_bank": percent, "knn": percent}
-    rows = [
-        [title, *(runs[name].text(key, form) for key, form in keys.items()), runs[name].text("linear")] for title, name in names.items()
-    ]
-    headings = ("proximal term", "loss", "variance of the loss", "distance to bank", "kNN from bank", "kNN", "linear")
+    variances = {"loss_variance_of_epochs": "epochs", "loss_variance_of_images": "images", "loss_variance": "steps"}
+    keys = dict.fromkeys(("loss_mean", *variances, "distance_to_bank"), _number) | dict.fromkeys(("knn_bank", "knn", "linear"), percent)
+    rows = [[title, *(runs[name].text(key, form) for key, form in keys.items())] for title, name in names.items()]
+    of = (f"variance of {what}" for what in variances.values())
+    headings = ("proximal term", "loss", *of, "distance to bank", "kNN from bank", "kNN", "linear")
     note = (
-        f"The second half of training{_of_seeds(settings)}. Loss: of NCE alone, without the proximal term. Its variance is half the mean "
-        "square of the change from one step to the next. Distance: mean square, of an embedding to its own row of the bank before the "
-        "update. Accuracies are percent."
+        f"The second half of training{_of_seeds(settings)}. Loss: of NCE alone, without the proximal term, as training meets it. Its "
+        "variance: of epochs, of its mean over an epoch, which sees each image once, from epoch to epoch and without the trend; of images, "
+        "of the loss of one image from visit to visit; of steps, of its mean over a batch from step to step, to which the choice of the "
+        "batch adds. Distance: mean square, of an embedding to its own row of the bank before the update. Accuracies are percent."
     )
+    loss = {title: _by_epoch(runs[name], "loss_by_epoch") for title, name in names.items()}
     variance = {title: _by_epoch(runs[name], "loss_variance_by_epoch") for title, name in names.items()}
     accuracy = {title: _by_epoch(runs[name], "knn_bank_by_epoch", 100.0) for title, name in names.items()}
-    draw = partial(_curves, variance, ylabel="variance of the loss", log=True)
-    draw_accuracy = partial(_curves, accuracy, ylabel="kNN accuracy from the bank, %")
     drawn = [
-        Plot("Variance of the loss of NCE from step to step, by epoch and weight of the proximal term", draw),
-        Plot("Accuracy of nearest neighbours straight from the bank, by epoch and weight of the proximal term", draw_accuracy),
+        Plot("Loss of NCE, without the proximal term, by epoch and weight of that term", partial(_single_runs, loss, ylabel="loss")),
+        Plot(
+            "Variance of the loss of NCE from step to step, by epoch and weight of the proximal term",
+            partial(_curves, variance, ylabel="variance of the loss", log=True),
+        ),
+        Plot(
+            "Accuracy of nearest neighbours straight from the bank, by epoch and weight of the proximal term",
+            partial(_curves, accuracy, ylabel="kNN accuracy from the bank, %"),
+        ),
     ]
     return [Section("proximal", "Does the proximal term steady training?", headings, rows, note, drawn if names else [])]
 
@@ -335,6 +342,20 @@ def _chart(
     if ticks:
         axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         axes.minorticks_off()
+    axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
+def _single_runs(curves: Mapping[str, Sequence[Sequence[float]]], *, ylabel: str) -> Figure:
+    """A line for each seed: means over seeds are smoother than any run."""
+    figure = new_figure(8.6, 4.2)
+    axes: Axes = figure.add_subplot()
+    for number, (title, runs) in enumerate(curves.items()):
+        for seed, values in enumerate(runs):
+            axes.plot(values, color=SERIES[number % len(SERIES)], linestyle=("-", "--", ":")[seed % 3], label="" if seed else title)
+    axes.locator_params("x", integer=True)
+    axes.set_xlabel("epoch")
+    axes.set_ylabel(ylabel)
     axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 

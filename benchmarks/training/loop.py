@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,11 @@ from metriczoo.losses import GradCache
 
 __all__ = ["Recipe", "Training"]
 
+_OPTIMIZERS: Mapping[str, Callable[[Any], torch.optim.Optimizer]] = {
+    "adam": torch.optim.Adam,
+    "sgd": partial(torch.optim.SGD, momentum=0.9),
+}
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -36,13 +42,14 @@ class Recipe:
     backbone_rate: float  # learning rates at the start
     head_rate: float
     decay: bool = True  # whether rates fall to 0 along a cosine
+    optimizer: str = "adam"  # or "sgd", with momentum 0.9
     rates: Mapping[str, float] = field(default_factory=dict)  # "backbone_rate", "head_rate", "proxy_rate": exact, whatever the loss
     precision: str = "float32"  # of the encoder in training; "bfloat16" and "float16" are mixed with float32
     chunk: int | None = None  # inputs that the encoder takes at once, for batches that do not fit; None: all
 
 
 class Training:
-    """Adam, with learning rates that may fall to 0 along a cosine. Between epochs, `state_dict` holds all it needs to go on.
+    """Adam or SGD, with learning rates that may fall to 0 along a cosine. Between epochs, `state_dict` holds all it needs to go on.
 
     Args:
         encoder: what is trained: a module with `net` and `head`.
@@ -88,8 +95,10 @@ class Training:
         rates |= recipe.rates
         self.scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "float16")
         self.encode = encoder if recipe.chunk is None else GradCache(encoder, objective, recipe.chunk).encode
-        parts = zip((encoder.net, encoder.head, objective), rates.values(), strict=True)
-        self.optimizer = torch.optim.Adam([{"params": list(part.parameters()), "rate": rate} for part, rate in parts])
+        modules = (encoder.get_submodule("net"), encoder.get_submodule("head"), objective)
+        parts = zip(modules, rates.values(), strict=True)
+        groups = [{"params": list(part.parameters()), "rate": rate} for part, rate in parts]
+        self.optimizer = _OPTIMIZERS[recipe.optimizer](groups)
         self.raw = getattr(preset, "length", None) is not None  # whether the objective wants more than directions of embeddings
         self.losses: list[float] = []
         self.epoch, self.seconds = 0, 0.0

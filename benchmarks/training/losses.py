@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from itertools import chain
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from benchmarks.presets import LETTERS, Preset
@@ -37,6 +38,7 @@ class Objective(nn.Module):
         embedding_dim: of the embeddings.
         miner: name of a miner. Default: that of the preset.
         memory_bank: size of the cross-batch memory of a loss that compares with the batch. Default: none.
+        memory_from_step: steps before the memory takes in anything, while embeddings still move too fast to be worth remembering.
         presets: where its settings come from.
 
     Attributes:
@@ -47,6 +49,8 @@ class Objective(nn.Module):
         hyper_parameters: all that was chosen, for the record.
     """
 
+    num_steps: Tensor
+
     def __init__(
         self,
         name: str,
@@ -56,6 +60,7 @@ class Objective(nn.Module):
         embedding_dim: int,
         miner: str | None = None,
         memory_bank: int | None = None,
+        memory_from_step: int = 0,
         presets: Mapping[str, Preset] = LOSSES,
     ) -> None:
         super().__init__()
@@ -71,12 +76,16 @@ class Objective(nn.Module):
         miner = preset.miner if miner is None else miner
         self.loss = preset.loss(miner=MINERS[miner](), **stores, **preset.options)
         self.queue = EmbeddingQueue(memory_bank, embedding_dim) if memory_bank and preset.references == "batch" else None
+        self.memory_from_step = memory_from_step
+        if self.queue is not None:
+            self.register_buffer("num_steps", torch.zeros((), dtype=torch.int64))
         self.hyper_parameters = {
             **dict(chain.from_iterable(_bounded(part).items() for part in reversed(self.parts))),
             **preset.options,
             "similarity": type(self.parts[0].similarity).__name__,
             "miner": miner,
             "memory_bank": {"bank": num_images, "batch": memory_bank}.get(preset.references),
+            **({"memory_from_step": memory_from_step} if self.queue is not None else {}),
             **({} if preset.length is None else {"length": preset.length}),
         }
 
@@ -89,7 +98,7 @@ class Objective(nn.Module):
         """The loss of a batch; `ids` are the positions of its images in the training data."""
         value: Tensor
         embeddings = self._seen(embeddings)
-        if self.queue is not None:  # an image that the queue remembers is not compared with itself
+        if self.queue is not None and len(self.queue):  # an image that the queue remembers is not compared with itself
             value = self.loss(embeddings, labels, [None, self.queue], ids=ids)
         elif self.preset.references == "bank":
             value = self.loss(embeddings, labels, ids=ids)
@@ -101,7 +110,9 @@ class Objective(nn.Module):
         """Take a batch into the memory, after its step."""
         embeddings = self._seen(embeddings)
         if self.queue is not None:
-            self.queue.enqueue(embeddings, labels, ids)
+            if int(self.num_steps) >= self.memory_from_step:
+                self.queue.enqueue(embeddings, labels, ids)
+            self.num_steps += 1
         elif self.preset.references == "bank":
             self.loss.bank.update(ids, embeddings)  # type: ignore[union-attr, operator]
         for part in self.parts:
@@ -116,5 +127,6 @@ def _bounded(loss: Loss) -> dict[str, Any]:
     """The hyper-parameters of a loss that have bounds and are one number, which may be learned."""
     values = {name: getattr(loss, name, None) for name in loss.bounds}
     values = {name: value.detach() if isinstance(value, Tensor) else value for name, value in values.items()}
-    single = {name: value for name, value in values.items() if value is not None and not (isinstance(value, Tensor) and value.numel() > 1)}
+    several = {name for name, value in values.items() if isinstance(value, tuple) or (isinstance(value, Tensor) and value.numel() > 1)}
+    single = {name: value for name, value in values.items() if value is not None and name not in several}
     return {name: value if isinstance(value, (int, float)) else float(value) for name, value in single.items()}
