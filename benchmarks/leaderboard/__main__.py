@@ -17,7 +17,7 @@ from benchmarks.command.folder import Folder, open_folder
 from benchmarks.leaderboard.crew import crew
 from benchmarks.leaderboard.options import parse, settings_of
 from benchmarks.leaderboard.page import write_page
-from benchmarks.leaderboard.peers import PEER, equal_of
+from benchmarks.leaderboard.peers import PEER, equal_of, is_detached
 from benchmarks.leaderboard.runs import HOISTED, Task, Worker, prepare_process
 from benchmarks.leaderboard.tables import against_the_first, confusions, peer_verdicts, rich_table, summary
 from benchmarks.report.words import percent
@@ -27,6 +27,7 @@ from benchmarks.retrieval.start import objective_of
 
 __all__ = ["main"]
 
+_GROWING = ("losses", "seeds", "peer", "peer_seeds")  # settings that say which runs there are
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -48,7 +49,8 @@ def _benchmark(options: argparse.Namespace, console: Console) -> list[Any]:
     with console.status("Reading the data"):
         experiment = Experiment(options)
         tasks = _tasks(experiment)
-    folder = open_folder(options.output, settings_of(options), resume=options.resume)
+    settings, before = settings_of(options), {"peer_seeds": None, "memory_from_step": 0}
+    folder = open_folder(options.output, settings, resume=options.resume, before=before, growing=_GROWING)
     folder.results |= {"failures": [], "summary": [], "comparisons": [], "peers": [], "confusions": {}}
     announce(experiment, folder, console)
     prepare(experiment, console)
@@ -56,14 +58,15 @@ def _benchmark(options: argparse.Namespace, console: Console) -> list[Any]:
     with _Board(console, experiment.recipe.steps, tasks, folder) as board:
         for of_phase in ([task for task in tasks if task.baseline], [task for task in tasks if not task.baseline]):
             _run(of_phase, tasks, options, folder, board)
+    ranked = [task for task in tasks if task.seed is None or task.seed < options.seeds]  # all losses by the same seeds
     with console.status("Comparing the losses"):
-        _conclude(tasks, experiment, folder)
+        _conclude(ranked, experiment, folder)
     console.print(rich_table(folder.results, console.width))
     for failure in folder.results["failures"]:
         console.print(f"Failed: {failure['loss']}, seed {failure['seed']}: {failure['error']}", markup=False, soft_wrap=True)
     path = folder.path / "report.html"
     with console.status("Writing the report"):
-        write_page(path, folder, tasks, experiment)
+        write_page(path, folder, ranked, experiment)
     console.print(f"Report: {path}", soft_wrap=True)
     return list(folder.results["failures"])
 
@@ -71,18 +74,22 @@ def _benchmark(options: argparse.Namespace, console: Console) -> list[Any]:
 def _tasks(experiment: Experiment) -> list[Task]:
     """All runs, in the order of `results.json`: seed by seed, so that what is there after a while is fair."""
     options, baseline = experiment.options, experiment.protocol.baseline
-    peers = [loss for loss in options.losses if options.peer and equal_of(objective_of(experiment, loss).loss) is not None]
+    compared = {loss: objective_of(experiment, loss).loss for loss in options.losses if options.peer}
+    peers = {loss: is_detached(ours) for loss, ours in compared.items() if equal_of(ours) is not None}
     if options.peer and not peers:
         raise ValueError(f"--peer: {PEER} has no equal of {', '.join(options.losses)}.")
     if peers and options.memory_bank:
         raise ValueError(f"--peer and --memory-bank exclude each other: {PEER} remembers in another way.")
+    if options.peer_seeds is not None and (not peers or options.peer_seeds < options.seeds):
+        raise ValueError("--peer-seeds needs --peer, and is at least --seeds.")
     tasks = [Task("raw", None, baseline=True)]
-    for seed in range(options.seeds):
+    for seed in range(options.peer_seeds or options.seeds):
         if baseline == "untrained" or seed == 0:
             tasks.append(Task(baseline, seed if baseline == "untrained" else None, baseline=True))
         for loss in options.losses:
-            tasks.append(Task(loss, seed))
+            tasks += [Task(loss, seed)] if seed < options.seeds or loss in peers else []
             tasks += [Task(loss, seed, peer=True)] if loss in peers else []
+            tasks += [Task(loss, seed, exact=True)] if peers.get(loss) else []
     return tasks
 
 
@@ -126,12 +133,18 @@ def _conclude(tasks: Sequence[Task], experiment: Experiment, folder: Folder) -> 
             if not task.baseline:
                 nearest.setdefault(task.name, []).append(state["nearest"])
     results, labels, queries = folder.results, experiment.test.labels, experiment.query_labels
-    results["summary"] = summary(results["records"], per_query, queries)
+    results["summary"] = summary(_of(tasks, folder), per_query, queries)
     results["comparisons"] = against_the_first(results["summary"], per_query, queries)
     results["peers"] = peer_verdicts(results["records"], experiment.options.losses)
     names = experiment.test.class_names
     results["confusions"] = {name: confusions(of_loss, labels, queries, names) for name, of_loss in nearest.items()}
     folder.write()
+
+
+def _of(tasks: Sequence[Task], folder: Folder) -> list[Mapping[str, Any]]:
+    """The records of tasks."""
+    names = {(task.name, task.seed) for task in tasks}
+    return [record for record in folder.results["records"] if (record["loss"], record["seed"]) in names]
 
 
 class _Board:

@@ -21,9 +21,10 @@ _DESCRIPTION = (
 _EPILOG = """
 Results are written to results.json after each run, of one loss with one seed, and to report.html in the end; without --output, to a
 new folder runs/<dataset>-001, -002 and so on. Results are never overwritten: a folder that holds some is an error, unless --resume is
-given, which makes the runs that are missing or failed there. A run that was interrupted goes on from its last whole epoch, and ends with
-the numbers it would have had, whatever --jobs is. A run that fails, or whose process dies, is recorded with its error, and the others go
-on; the exit status is 1 then, 2 where options, data or folders are at fault, 130 after an interruption.
+given, which makes the runs that are missing or failed there; it may ask for more losses and seeds than before. A run that was interrupted
+goes on from its last whole epoch, and ends with the numbers it would have had, whatever --jobs is. A run that fails, or whose process
+dies, is recorded with its error, and the others go on; the exit status is 1 then, 2 where options, data or folders are at fault, 130 after
+an interruption.
 """
 
 
@@ -47,6 +48,12 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         add("--jobs", type=count(), metavar="N", help="runs at a time, a process each (default: processors, or 1 on cuda)")
         add("--threads", default=1, type=count(), metavar="N", help="of each process (default: %(default)s)")
         add("--peer", action="store_true", help="train with the losses of pytorch-metric-learning, too, where it has an equal of ours")
+        add(
+            "--peer-seeds",
+            type=count(),
+            metavar="N",
+            help="seeds of the comparison with the other library alone, for more than --seeds of its losses (default: that of --seeds)",
+        )
         add(
             "--quick",
             action="store_true",

@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.command.files import write_whole
 from benchmarks.command.folder import Folder
 from benchmarks.evaluation.metrics import MAIN_METRICS
 from benchmarks.leaderboard.peers import PEER
 from benchmarks.leaderboard.runs import Task
 from benchmarks.leaderboard.scatter import Point, scatter
-from benchmarks.leaderboard.tables import confusions, tied
-from benchmarks.report.page import page_of, write_whole
+from benchmarks.leaderboard.tables import about_verdicts, confusions, difference, tied
+from benchmarks.report.page import page_of
 from benchmarks.report.pictures import Examples, attempt, chart
-from benchmarks.report.words import counted, percent, points, text_of
+from benchmarks.report.words import counted, percent, text_of
 from benchmarks.retrieval.experiment import Experiment
 from benchmarks.retrieval.header import header
 from benchmarks.retrieval.rows import BASELINES, heading, rows_of
@@ -77,7 +78,7 @@ def write_page(path: Path, folder: Folder, tasks: Sequence[Task], experiment: Ex
     shown = {name: part for name, part in sections.items() if part[1]}
     title = results["dataset"]
     facts = {name: value for name, value in results.items() if name not in _OF_TABLES} | {"records": results["records"]}
-    body = [header(title, facts, rows_of(_ours(results["records"])), kicker="metriczoo leaderboard")]
+    body = [header(title, facts, rows_of(_ours(results)), kicker="metriczoo leaderboard")]
     links = "".join(f'<a href="#{name}">{words}</a>' for name, (words, _) in shown.items())
     body.append(f'<nav>{links}<a href="#losses">Loss by loss</a></nav>')
     body += [f'<section id="{name}"><h2>{words}</h2>{content}</section>' for name, (words, content) in shown.items()]
@@ -88,8 +89,10 @@ def write_page(path: Path, folder: Folder, tasks: Sequence[Task], experiment: Ex
     write_whole(path, page_of(f"{title}: metriczoo leaderboard", "\n".join(body)))
 
 
-def _ours(records: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    return [record for record in records if PEER not in record["loss"]]
+def _ours(results: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Records of the ranking: no peers, and no seeds that only the comparison with them has."""
+    seeds = results["settings"]["seeds"]
+    return [record for record in results["records"] if PEER not in record["loss"] and (record["seed"] or 0) < seeds]
 
 
 class _Runs:
@@ -233,22 +236,19 @@ def _peers(verdicts: Sequence[Mapping[str, Any]]) -> str:
         f'<tr><th scope="row">{html.escape(loss)}</th>{"".join(_verdict(found.get(metric)) for metric in metrics)}</tr>\n'
         for loss, found in of_loss.items()
     )
-    agreeing = sum(verdict["metric"] == "recall@1" and bool(verdict["agrees"]) for verdict in verdicts)
     return f"""<p>The same training with the loss of {PEER} in the place of ours: the same encoder, batches, distortions and start of class
-weights. In Recall@1, {agreeing} of {len(of_loss)} agree.</p>
+weights.</p>
 <div class="scroll"><table class="peers"><thead><tr>{heads}</tr><tr>{second}</tr></thead><tbody>{rows}</tbody></table></div>
-<p class="note">Percent; ours minus theirs, mean over pairs of runs with the same seed. Both agree where that is no more than the spread:
-the larger standard deviation over seeds of the two, or of a single seed half its 95 % interval by a bootstrap of test classes. Losses on
-angles (ArcFace and its kind) have the same value there but another gradient: ours bounds it where the angle is small.</p>"""
+<p class="note">{html.escape(about_verdicts(verdicts))}</p>"""
 
 
 def _verdict(verdict: Mapping[str, Any] | None) -> str:
     if verdict is None:
         return "<td>&ndash;</td>" * 4
-    words = {True: '<span class="yes">agrees</span>', False: '<span class="no">differs</span>', None: ""}[verdict["agrees"]]
+    words = {True: '<span class="yes">agrees</span>', False: '<span class="no">differs</span>', None: "open"}[verdict["agrees"]]
     spread = "" if verdict["spread"] is None else f" <small>of {percent(verdict['spread'])}</small>"
     ours, theirs = (percent(verdict[side]) for side in ("ours", "theirs"))
-    return f"<td>{ours}</td><td>{theirs}</td><td>{points(verdict['difference'])}{spread}</td><td>{words}</td>"
+    return f"<td>{ours}</td><td>{theirs}</td><td>{difference(verdict)}{spread}</td><td>{words}</td>"
 
 
 def _failures(failures: Sequence[Mapping[str, Any]]) -> str:

@@ -18,9 +18,10 @@ from metriczoo import losses
 from metriczoo.miners import SemiHardMiner
 from metriczoo.similarity import Cosine, NegativeEuclidean, NegativeSquaredEuclidean
 
-__all__ = ["PEER", "PeerObjective", "equal_of"]
+__all__ = ["EXACT", "PEER", "PeerObjective", "equal_of", "is_detached", "with_exact_gradient"]
 
 PEER = "pytorch-metric-learning"
+EXACT = "exact gradient"  # of a loss whose own is another, as its authors compute it
 _WEIGHTS = ("W", "proxies", "fc")  # what class weights are called there
 
 
@@ -59,8 +60,7 @@ class PeerObjective(nn.Module):
 def equal_of(ours: nn.Module) -> nn.Module | None:
     """The loss of the other library that gives the same value for unit vectors, or None.
 
-    It gives the same gradient as well, except where ours bounds that of an angle (`gradient="detached"`), and it starts with the same class
-    weights, as far as it has some.
+    It gives the same gradient as well, unless ours `is_detached`, and it starts with the same class weights, as far as it has some.
 
     Raises:
         ImportError: the library is not installed.
@@ -79,6 +79,18 @@ def equal_of(ours: nn.Module) -> nn.Module | None:
     if found is not None and getattr(ours, "proxies", None) is not None:
         _start_alike(found, ours.proxies.weight)  # type: ignore[union-attr, arg-type]
     return found
+
+
+def is_detached(ours: nn.Module) -> bool:
+    """Whether the gradient of a loss is not that of its value, which the other library has: see `metriczoo.functional.arc_face`."""
+    return getattr(ours, "gradient", None) == "detached"
+
+
+def with_exact_gradient(ours: Objective) -> Objective:
+    """A loss that `is_detached`, changed to the gradient of its value."""
+    ours.loss.gradient = "exact"  # type: ignore[assignment]
+    ours.hyper_parameters["gradient"] = "exact"
+    return ours
 
 
 class _Library:

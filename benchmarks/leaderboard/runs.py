@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from benchmarks.command.device import deterministic
 from benchmarks.command.folder import Folder
 from benchmarks.leaderboard.crew import Report
-from benchmarks.leaderboard.peers import PEER, PeerObjective
+from benchmarks.leaderboard.peers import EXACT, PEER, PeerObjective, with_exact_gradient
 from benchmarks.retrieval import runs as retrieval
 from benchmarks.retrieval.experiment import Experiment
 from benchmarks.retrieval.start import start_training
@@ -31,24 +31,25 @@ _CHUNK = 1024  # queries searched at once
 
 @dataclass(frozen=True)
 class Task:
-    """A run: of a loss, or of its peer, with a seed, or of a baseline."""
+    """A run: of a loss, or of its peer, or with the gradient of that one, with a seed, or of a baseline."""
 
     loss: str
     seed: int | None
     peer: bool = False
     baseline: bool = False
+    exact: bool = False
 
     @property
     def name(self) -> str:
         """What it is called in tables."""
-        return f"{self.loss} ({PEER})" if self.peer else self.loss
+        return f"{self.loss} ({PEER})" if self.peer else f"{self.loss} ({EXACT})" if self.exact else self.loss
 
     @property
     def file(self) -> str:
         """What its state is called."""
         if self.baseline:
             return self.loss if self.seed is None else f"{self.loss}-seed{self.seed}"
-        return f"{self.loss}{'-peer' if self.peer else ''}-seed{self.seed}"
+        return f"{self.loss}{'-peer' if self.peer else '-exact' if self.exact else ''}-seed{self.seed}"
 
     def __str__(self) -> str:
         return self.name if self.seed is None else f"{self.name}, seed {self.seed}"
@@ -88,7 +89,8 @@ class Worker:
         """Train to the end, from `state` on if there is one, and return what is worth keeping."""
         experiment = self.experiment
         before, _ = retrieval.untrained(experiment, seed, self.folder)
-        training = start_training(experiment, task.loss, seed, in_place_of=PeerObjective if task.peer else None)
+        in_place_of = PeerObjective if task.peer else with_exact_gradient if task.exact else None
+        training = start_training(experiment, task.loss, seed, in_place_of=in_place_of)
         found: dict[str, Any] = {"recalls": [experiment.recall_at_1(before)], "cpu_seconds": 0.0, "peak_memory": 0}
         embeddings = before
         if state is not None:

@@ -17,18 +17,29 @@ from torch import Tensor
 
 from benchmarks.evaluation.comparison import comparisons
 from benchmarks.evaluation.metrics import MAIN_METRICS
-from benchmarks.leaderboard.peers import PEER
-from benchmarks.report.words import percent, points
+from benchmarks.leaderboard.peers import EXACT, PEER
+from benchmarks.report.words import counted, percent, points
 from benchmarks.retrieval.rows import BASELINES, heading
 from metriczoo.metrics._intervals import bootstrap_interval, holm
 
-__all__ = ["against_the_first", "confusions", "peer_verdicts", "plain_tables", "rich_table", "summary", "tied"]
+__all__ = [
+    "about_verdicts",
+    "against_the_first",
+    "confusions",
+    "difference",
+    "peer_verdicts",
+    "plain_tables",
+    "rich_table",
+    "summary",
+    "tied",
+]
 
 _RESAMPLES = 2000
 _LEVEL = 0.05
 _FOLDED = {"R@1": 4, "MAP@R": 5, "NMI": 4, "AMI": 4}  # columns that a narrow terminal folds, and how far
 _REST, _LOSS = 65, 15  # of a narrow terminal: what all columns but that of the loss take, and what that has at least
 _PAIRS = 5  # of classes, by loss
+_MARKS = {True: "", False: " !", None: " ?"}  # of verdicts
 _OVERALL = ("nmi", "ami")  # metrics of a whole clustering: no query has one
 
 PerQuery = Mapping[str, Tensor]
@@ -109,40 +120,59 @@ def against_the_first(
 
 
 def peer_verdicts(records: Iterable[Mapping[str, Any]], losses: Iterable[str]) -> list[dict[str, Any]]:
-    """For each loss with a peer and each metric, whether both reach the same, paired by seed.
+    """For each loss with a peer and each metric, whether both reach the same, by runs in pairs of one seed.
 
-    They agree if the mean over seeds of the difference is no more than the spread: the larger standard deviation over seeds of the two, or
-    of a single seed half of its 95 % interval by a bootstrap of test classes.
+    Two runs of a pair start and go through their batches alike, so their difference varies less than either: its mean over pairs has a
+    95 % interval (Student's t). The spread is the standard deviation over seeds, of both sides pooled.
+
+    Returns:
+        For JSON: "loss", "metric", "ours", "theirs" (means), "differences" (ours minus theirs, by seed), "difference" (their mean),
+        "interval", "p_value" (of a paired t-test), "p_holm" (corrected for all tests there are), "spread" and "agrees": true where the
+        whole interval lies within the spread, else false where the difference is told from 0 at the 5 % level after the correction, else
+        None: more seeds are wanted. That all agree needs no correction, for it is said only where each of them is shown to.
     """
     by_run = {(record["loss"], record["seed"]): record for record in records}
     verdicts = []
-    for loss in losses:
-        seeds = sorted(seed for name, seed in by_run if name == loss and (f"{loss} ({PEER})", seed) in by_run)
+    for ours, theirs in [(name, f"{loss} ({PEER})") for loss in losses for name in (loss, f"{loss} ({EXACT})")]:
+        seeds = sorted(seed for name, seed in by_run if name == ours and (theirs, seed) in by_run)
         for metric in (*MAIN_METRICS, "nmi") if seeds else ():
-            sides = [[by_run[name, seed][metric] for seed in seeds] for name in (loss, f"{loss} ({PEER})")]
-            if any(value is None for side in sides for value in side):
-                continue
-            differences = [ours - theirs for ours, theirs in zip(*sides, strict=True)]
-            spread: float | None = None
-            if len(seeds) > 1:
-                spread = max(statistics.stdev(side) for side in sides)
-            elif metric in MAIN_METRICS:
-                low, high = by_run[loss, seeds[0]]["intervals"][metric]
-                spread = None if low is None or high is None else (high - low) / 2
-            mean = statistics.fmean(differences)
-            verdicts.append(
-                {
-                    "loss": loss,
-                    "metric": metric,
-                    "ours": statistics.fmean(sides[0]),
-                    "theirs": statistics.fmean(sides[1]),
-                    "differences": differences,
-                    "difference": mean,
-                    "spread": spread,
-                    "agrees": None if spread is None else abs(mean) <= spread,
-                }
-            )
-    return verdicts
+            sides = [[by_run[name, seed][metric] for seed in seeds] for name in (ours, theirs)]
+            if all(value is not None for side in sides for value in side):
+                verdicts.append({"loss": ours, "metric": metric, **_paired(*sides)})
+    corrected = holm([math.nan if verdict["p_value"] is None else verdict["p_value"] for verdict in verdicts])
+    return [verdict | {"p_holm": _known(p), "agrees": _agree(verdict, p)} for verdict, p in zip(verdicts, corrected, strict=True)]
+
+
+def _paired(ours: Sequence[float], theirs: Sequence[float]) -> dict[str, Any]:
+    """What is known of two sides, seed by seed: see `peer_verdicts`. Of a single seed, only the difference."""
+    from scipy.stats import t
+
+    differences, n = [a - b for a, b in zip(ours, theirs, strict=True)], len(ours)
+    over_seeds = _over_seeds(differences)
+    mean, deviation = over_seeds["mean"], over_seeds["deviation"]
+    p_value = None
+    if deviation:
+        p_value = float(2 * t.sf(abs(mean) * math.sqrt(n) / deviation, n - 1))
+    elif n > 1 and mean == 0:
+        p_value = 1.0
+    spread = math.sqrt(statistics.fmean(statistics.variance(side) for side in (ours, theirs))) if n > 1 else None
+    return {
+        "ours": statistics.fmean(ours),
+        "theirs": statistics.fmean(theirs),
+        "differences": differences,
+        "difference": mean,
+        "interval": over_seeds["of_seeds"],
+        "p_value": p_value,
+        "spread": spread,
+    }
+
+
+def _agree(verdict: Mapping[str, Any], p_holm: float) -> bool | None:
+    if verdict["interval"] is None:
+        return None
+    if max(map(abs, verdict["interval"])) <= verdict["spread"]:
+        return True
+    return False if p_holm <= _LEVEL else None
 
 
 def confusions(
@@ -209,8 +239,7 @@ def plain_tables(results: Mapping[str, Any]) -> list[tuple[str, Sequence[str], S
         metrics = list(dict.fromkeys(verdict["metric"] for verdict in results["peers"]))
         headings = ["Loss", *(text for metric in metrics for text in (f"{heading(metric)}: ours", "theirs", "difference"))]
         rows = [[loss, *(cell for metric in metrics for cell in _of_verdict(found.get(metric)))] for loss, found in of_loss.items()]
-        note = "Percent, means over seeds; agrees: the mean difference of runs of one seed is no more than the spread over seeds."
-        tables.append((f"The same training with {PEER}", headings, rows, note))
+        tables.append((f"The same training with {PEER}", headings, rows, about_verdicts(results["peers"])))
     if results["failures"]:
         failed = [[failure["loss"], str(failure["seed"]), failure["error"]] for failure in results["failures"]]
         tables.append(("Failures", ["Loss", "Seed", "Error"], failed, ""))
@@ -220,8 +249,32 @@ def plain_tables(results: Mapping[str, Any]) -> list[tuple[str, Sequence[str], S
 def _of_verdict(verdict: Mapping[str, Any] | None) -> list[str]:
     if verdict is None:
         return ["", "", ""]
-    words = {True: " agrees", False: " DIFFERS", None: ""}[verdict["agrees"]]
-    return [_percent(verdict["ours"]), _percent(verdict["theirs"]), f"{points(verdict['difference'])}{words}"]
+    words = {True: " agrees", False: " DIFFERS", None: " open"}[verdict["agrees"]]
+    return [_percent(verdict["ours"]), _percent(verdict["theirs"]), f"{difference(verdict)}{words}"]
+
+
+def difference(verdict: Mapping[str, Any]) -> str:
+    """The mean difference in points, and how far its interval reaches to either side."""
+    low, high = verdict["interval"] or (None, None)
+    return points(verdict["difference"]) + ("" if low is None or high is None else f" ±{_percent((high - low) / 2)}")
+
+
+def about_verdicts(verdicts: Sequence[Mapping[str, Any]]) -> str:
+    """How many comparisons with the peer came out how, and what that means."""
+    agree, differ, open_ = (sum(verdict["agrees"] is found for verdict in verdicts) for found in (True, False, None))
+    seeds = sorted({len(verdict["differences"]) for verdict in verdicts})
+    told = [
+        f"Of {counted(len(verdicts), 'comparison')}, {agree} agree, {differ} differ, {open_} are open.",
+        f"Percent, means over {' or '.join(map(str, seeds))} seeds; ours minus theirs in runs of one seed, ± its 95 % interval.",
+        "Agrees: the whole interval lies within the spread, the standard deviation over seeds.",
+        "Differs: it does not, and the difference is told from 0",
+        f"(paired t-test, 5 %, Holm's correction for {len(verdicts)} tests).",
+        "Open: neither, more seeds would tell; of one seed nothing can be told.",
+    ]
+    if any(EXACT in verdict["loss"] for verdict in verdicts):
+        told += [f"Margins on angles have the gradient that their authors compute, not that of their value, which {PEER} has;"]
+        told += [f"those that are named {EXACT!r} have it, too."]
+    return " ".join(told)
 
 
 def _ranking(results: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
@@ -236,9 +289,7 @@ def _ranking(results: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
         cells.append("" if line["cpu_seconds"] is None else f"{line['cpu_seconds']:.1f}")
         cells.append("" if line["peak_memory"] is None else f"{line['peak_memory'] / 2**20:.0f}")
         if verdicts:
-            cells.append(
-                f"{points(found['difference'])}{' !' if found['agrees'] is False else ''}" if (found := verdicts.get(loss)) else ""
-            )
+            cells.append(f"{points(found['difference'])}{_MARKS[found['agrees']]}" if (found := verdicts.get(loss)) else "")
         rows.append(cells)
     return ["#", "Loss", "R@1", "95 %", "MAP@R", "NMI", "AMI", "CPU", "MiB", *(["Peer"] if verdicts else [])], rows
 
@@ -256,7 +307,7 @@ def _note(results: Mapping[str, Any]) -> str:
     ]
     parts += ["95 %: interval by a bootstrap of test classes", "CPU: seconds of training", "MiB: most memory of a process in training"]
     parts += ["=: not told from the first at the 5 % level"] if tied(results) else []
-    peer = f"Peer: R@1 above the same training with {PEER} (PML), with ! where that is more than the spread over seeds"
+    peer = f"Peer: R@1 above the same training with {PEER} (PML), with ! where both differ, ? where they may, by more than seeds do"
     parts += [peer] if results["peers"] else []
     return "; ".join(parts) + "."
 
