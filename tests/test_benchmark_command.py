@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
+import os
 
 import pytest
 from benchmark_runs import write_pictures
 from rich.console import Console
 
+from benchmarks.command.files import write_whole
 from benchmarks.command.folder import open_folder
 from benchmarks.command.screen import tell_left_out
 from benchmarks.images.readable import Readable
@@ -46,6 +49,23 @@ def test_a_folder_with_anything_of_a_run_is_not_new(tmp_path, what):
     with pytest.raises(ValueError, match="epochs was 3 and is 4"):
         open_folder(str(tmp_path), {**SETTINGS, "epochs": 4}, resume=True)
     assert open_folder(str(tmp_path), SETTINGS, resume=True).results == folder.results
+
+
+def test_settings_that_say_which_runs_there_are_may_grow(tmp_path):
+    fewer = {**SETTINGS, "losses": ["a", "b"], "seeds": 2, "peer": False, "more": None}
+    open_folder(str(tmp_path), fewer, resume=False).add({"loss": "a", "seed": 0})
+    more, growing = {**SETTINGS, "losses": ["c", "b", "a"], "seeds": 3, "peer": True, "more": 4}, ("losses", "seeds", "peer", "more")
+    with pytest.raises(ValueError, match=r"losses was \['a', 'b'\] and is \['c', 'b', 'a'\], more was None and is 4"):
+        open_folder(str(tmp_path), more, resume=True)
+    folder = open_folder(str(tmp_path), more, resume=True, growing=growing)
+    assert folder.results == {"dataset": "glyphs", "settings": more, "records": [{"loss": "a", "seed": 0}]}
+    assert json.loads((tmp_path / "results.json").read_text()) == folder.results
+    for name, value in fewer.items():
+        if name in growing:
+            with pytest.raises(ValueError, match=f"{name} was"):
+                open_folder(str(tmp_path), {**more, name: value}, resume=True, growing=growing)
+    with pytest.raises(ValueError, match="epochs was 3 and is 4"):
+        open_folder(str(tmp_path), {**more, "epochs": 4}, resume=True, growing=growing)
 
 
 def test_something_else_under_the_name_of_results_is_no_new_folder(tmp_path):
@@ -91,3 +111,22 @@ def test_facts_name_folds_of_a_reality_check_alone(protocol, shown):
     page = header("glyphs", {"settings": settings}, [])
     assert "epochs 5" in page
     assert [words in page for words in ("folds 4", "trials 0", "patience 3")] == [shown] * 3
+
+
+def test_a_file_is_replaced_as_a_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "report.html"
+    write_whole(path, "one \udcff")  # the name of a file that is no text
+    assert path.read_text() == "one ?"
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match=rf"^Cannot write to {path}: No space left on device\.$"):
+        write_whole(path, "another")
+    assert path.read_text() == "one ?"
+    assert [*tmp_path.iterdir()] == [path]
+    with pytest.raises(OSError, match=r"^Cannot write to .*/report\.html/no: Not a directory\.$"):
+        write_whole(path / "no", "nothing")
+    with pytest.raises(OSError, match=r"^Cannot write to the folder: No such file or directory\.$"):
+        write_whole(tmp_path / "none" / "x", b"nothing", place="the folder")

@@ -323,7 +323,7 @@ def test_differences_of_the_splits_that_two_systems_share():
     assert found.mean == pytest.approx(-0.025)
     deviation = np.std([-0.1, 0.0, 0.2, -0.2], ddof=1)
     assert found.half == pytest.approx(3.18244631 * deviation * np.sqrt(1 / 4 + 30 / 70))
-    text = f"kNN error of LMNN less that of pylmnn: -2.50 ± {100 * found.half:.2f} (better on 2, equal on 1, worse on 1 splits)"
+    text = f"kNN error of LMNN less that of pylmnn: -2.50 ± {100 * found.half:.2f} (better on 2, equal on 1, worse on 1 of 4 splits)"
     assert list(sentences(records, {"lmnn": "LMNN", "pylmnn": "pylmnn"})) == [text]
     assert compare(records, "lmnn", "nca") is None
     assert "± " not in next(sentences(records[:1] + records[5:6], {"lmnn": "LMNN", "pylmnn": "pylmnn"}))
@@ -336,7 +336,7 @@ def test_races_are_told():
     text = "LMNN is down at the objective of pylmnn (2.5 by its penalty) in 2.00 CPU seconds, pylmnn in 6.00, 3.0 times as many"
     assert list(sentences(records, titles)) == [text]
     missed = record_of("pylmnn", 2, 0.1, race={**one, "seconds": None, "steps": None})
-    assert list(sentences([*records, missed], titles)) == [f"{text}; not on 1 splits"]
+    assert list(sentences([*records, missed], titles)) == [f"{text}; not on 1 split"]
     assert "does not come down" in next(sentences([missed], titles))
 
 

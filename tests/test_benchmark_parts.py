@@ -214,6 +214,33 @@ def test_an_image_in_the_memory_is_not_its_own_positive():
     assert values[1] > 1
 
 
+@pytest.mark.parametrize("loss", [name for name, preset in LOSSES.items() if preset.references == "batch"])
+def test_before_its_first_step_a_memory_is_none(loss):
+    """An image twice in a batch is its own positive without a memory, and so it is while the memory is empty."""
+    options = {"num_classes": 3, "num_images": 40, "embedding_dim": 4}
+    torch.manual_seed(0)
+    plain = Objective(loss, **options)
+    torch.manual_seed(0)
+    waiting = Objective(loss, **options, memory_bank=40, memory_from_step=3)
+    labels, draw = torch.tensor([0, 0, 1, 1, 2, 2]), torch.Generator().manual_seed(0)
+    same = []
+    for step in range(6):
+        embeddings = nn.functional.normalize(torch.randn(6, 4, generator=draw), dim=1)
+        ids = 6 * step + torch.tensor([0, 0, 2, 3, 4, 5])
+        if step == 2:  # what a run remembers of its steps, it goes on with
+            state = waiting.state_dict()
+            waiting = Objective(loss, **options, memory_bank=40, memory_from_step=3)
+            waiting.load_state_dict(state)
+        torch.manual_seed(step)
+        expected = plain(embeddings, labels, ids)
+        torch.manual_seed(step)
+        same.append(torch.equal(waiting(embeddings, labels, ids), expected))
+        for objective in (plain, waiting):
+            objective.remember(embeddings, labels, ids)
+        assert len(waiting.queue) == 6 * max(0, step - 2)
+    assert same == [True] * 4 + [False] * 2
+
+
 def test_nce_never_looks_at_labels():
     values = []
     for labels in (torch.arange(6), torch.zeros(6, dtype=torch.int64)):

@@ -116,7 +116,11 @@ def no_report(monkeypatch):
 
 
 @pytest.mark.usefixtures("no_report")
-@pytest.mark.parametrize("more", [("--miner", "distance_weighted", "--memory-bank", "20"), ("--workers", "1")], ids=["bank", "workers"])
+@pytest.mark.parametrize(
+    "more",
+    [("--miner", "distance_weighted", "--memory-bank", "20", "--memory-from-step", "4"), ("--workers", "1")],
+    ids=["bank", "workers"],
+)
 def test_interrupted_again_and_again_it_ends_with_the_same_numbers(pictures, tmp_path, monkeypatch, capsys, more):
     losses = ("--loss", "circle,nce,am_softmax,triplet" if len(more) > 2 else "lmnn")
     assert main(arguments(pictures, tmp_path / "whole", *losses, *more)) == 0
@@ -247,9 +251,12 @@ def test_malformed_checkpoint_is_an_error(pictures, tmp_path, capsys):
         ("--dataset cub --root no/such/folder", "no/such/folder"),
         ("--dataset folder --root .", "image"),
         ("--loss nce,am_softmax --memory-bank 64", "--memory-bank does nothing for nce, am_softmax"),
+        ("--memory-from-step 9", "--memory-from-step does nothing without a --memory-bank"),
         ("--loss triplet --batch-samples 1", "at least 2 for triplet"),
+        ("--loss triplet --batch-samples 1 --memory-bank 64 --memory-from-step 9", "at least 2 for triplet"),
         ("--loss triplet --batch-classes 1", "at least 2 for triplet"),
         ("--batch-classes 201", "201"),
+        ("--loss triplet --epochs 1 --memory-bank 64 --memory-from-step 500", "--memory-from-step 500 leaves no step to use the memory in"),
         ("--train-classes 400", "train_classes"),
         ("--image-size 5", "5 by 5 pixels"),
     ],
@@ -328,11 +335,17 @@ def test_memory_bank_changes_what_losses_over_pairs_see(pictures, tmp_path, caps
     assert main(arguments(pictures, tmp_path / "with", *losses, "--memory-bank", "12")) == 0
     assert "--memory-bank changes nothing for nce" in capsys.readouterr().out
     assert main(arguments(pictures, tmp_path / "without", *losses)) == 0
+    later = ("--memory-bank", "12", "--memory-from-step", "3")
+    assert main(arguments(pictures, tmp_path / "later", *losses, *later)) == 0
     curves = {
         (loss, folder): torch.load(tmp_path / folder / f"{loss}-seed0.pt", weights_only=True)["losses"]
         for loss in ("circle", "nce")
-        for folder in ("with", "without")
+        for folder in ("with", "without", "later")
     }
+    assert curves["circle", "later"][:4] == curves["circle", "without"][:4]
+    assert curves["circle", "later"][4] != curves["circle", "without"][4]
+    chosen = {record["loss"]: record["hyper_parameters"] for record in results(tmp_path / "later")["records"]}
+    assert chosen["circle"]["memory_from_step"] == 3 and "memory_from_step" not in chosen["nce"]
     assert curves["circle", "with"][0] == curves["circle", "without"][0]  # nothing to remember yet
     assert curves["circle", "with"][1] != curves["circle", "without"][1]
     assert curves["nce", "with"] == curves["nce", "without"]

@@ -16,9 +16,9 @@ from PIL import Image
 from sklearn.neighbors import NearestNeighbors
 
 from benchmarks.features.cache import digests_of
+from benchmarks.images import present
 from benchmarks.images.readable import Readable
 from benchmarks.presets import presets_of
-from benchmarks.retrieval import experiment as experiments
 from benchmarks.retrieval.__main__ import main as retrieval
 from benchmarks.retrieval.experiment import Experiment, load_half
 from benchmarks.retrieval.folds import class_folds, fold_experiments, rows_of
@@ -126,7 +126,7 @@ class Locked(Features):
 
 
 def test_a_search_reads_no_test_class(vectors, tmp_path, monkeypatch):
-    monkeypatch.setattr(experiments, "load", lambda name, root, split, **options: Locked(root, split, train_classes=None))
+    monkeypatch.setattr(present, "load", lambda name, root, split, **options: Locked(root, split, train_classes=None))
     assert main(arguments(vectors, tmp_path / "run", "--loss", "circle", "--trials", "2")) == 0
     with pytest.raises(AssertionError, match="test classes were read"):
         Experiment(parse(arguments(vectors, tmp_path / "other")))

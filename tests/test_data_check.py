@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import numpy as np
 import pytest
 from data_layouts import (
     picture,
@@ -109,7 +110,7 @@ def test_more_images_than_there_are(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(CATALOGUE["dogs"].counts, "test", (0, 0))
     status, shown = run(capsys, "check", "--dataset", "dogs", "--root", tmp_path)
     assert status == 1
-    assert "problem: test: 1 images of 1 classes, more than the official 0 of 0" in shown
+    assert "problem: test: 1 image of 1 class, more than the official 0 of 0" in shown
 
 
 def test_a_subset_of_classes_of_one_half(tmp_path, capsys):
@@ -181,3 +182,11 @@ def test_the_real_subsets_are_well(real_data, name, folder, options):
     findings = check(name, str(real_data / folder), options)
     assert findings.problems == []
     assert findings.whole == (name == "omniglot")
+
+
+def test_features_are_rows_without_images(tmp_path, capsys):
+    np.savez(tmp_path / "made.npz", X=np.eye(8, dtype=np.float32), y=np.arange(8) // 2)
+    status, shown = run(capsys, "check", "--dataset", "features", "--root", tmp_path / "made.npz", "--decode")
+    assert status == 0
+    assert "There is nothing to decode: these are features." in shown
+    assert "Rows" in shown and "mages" not in shown.replace("Classes of one image", "")

@@ -219,3 +219,10 @@ def test_a_truncated_image_is_broken_and_named(tmp_path_factory, part, kind):
     path.write_bytes(path.read_bytes()[: int(part * path.stat().st_size)])
     with pytest.raises(OSError, match=rf"x\.{kind.lower()} is not a readable image"):
         read_image(path)
+
+
+@pytest.mark.parametrize(("content", "what"), [(b"", "it is empty"), (b"<html>404</html>", "its format is not known")])
+def test_a_file_that_is_no_image_is_told_in_words(tmp_path, content, what):
+    (tmp_path / "x.jpg").write_bytes(content)
+    with pytest.raises(OSError, match=rf"x\.jpg is not a readable image: {what}$"):
+        read_image(tmp_path / "x.jpg")

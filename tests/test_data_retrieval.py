@@ -7,10 +7,11 @@ import re
 
 import numpy as np
 import pytest
-from data_layouts import picture, reds, text, write_inshop
+from data_layouts import picture, reds, text, write_inshop, write_sop
 
 from benchmarks.images.readable import Readable
 from benchmarks.retrieval.__main__ import main
+from benchmarks.two_head.__main__ import main as two_head
 from metriczoo.data import InShop
 
 RUN = ["--backbone", "convnet", "--image-size", "16", "--epochs", "1", "--loss", "circle", "--embedding-dim", "8", "--batch-samples", "2"]
@@ -56,7 +57,8 @@ def test_broken_images_are_fatal_or_skipped(tmp_path, capsys):
     arguments = ["--dataset", "folder", "--root", str(tmp_path / "data"), "--output", str(tmp_path / "failed"), "--resume", *RUN]
     for workers in ("0", "1"):
         assert main([*arguments, "--workers", workers]) == 2
-        assert re.match(rf"error: {tmp_path}/\S*\.png is not a readable image: [^\n]*\n$", capsys.readouterr().err)
+        complaint = rf"error: {tmp_path}/\S*\.png is not a readable image: [^\n]*. With --on-bad-image skip, such images are left out.\n$"
+        assert re.match(complaint, capsys.readouterr().err)
     sizes = run(tmp_path, "--dataset", "folder", "--root", tmp_path / "data", "--on-bad-image", "skip")["records"][0]["split_sizes"]
     shown = capsys.readouterr().out
     assert "Left out, as nothing can decode them: 5 images." in shown
@@ -65,6 +67,29 @@ def test_broken_images_are_fatal_or_skipped(tmp_path, capsys):
         **{"train_images": 8, "train_classes": 3, "test_images": 5, "test_classes": 2},
         **{"missing_images": 0, "broken_images": 5},
     }
+
+
+def test_half_a_data_set_is_told_from_another_one(tmp_path, capsys):
+    """Without the images of the test classes, or without any: what lacks is said, and nothing that only Python code could pass."""
+    write_sop(tmp_path)
+    for path in (tmp_path / "Stanford_Online_Products").glob("*_final/*.JPG"):
+        if path.name[:2] != "1_":
+            path.unlink()
+    assert main(["--dataset", "sop", "--root", str(tmp_path), *RUN]) == 2
+    message = capsys.readouterr().err
+    assert "the only class found (id 1) does not belong to it. 3 listed images have no file: `python -m benchmarks.data check`" in message
+    for path in (tmp_path / "Stanford_Online_Products").glob("*_final/*.JPG"):
+        path.unlink()
+    assert main(["--dataset", "sop", "--root", str(tmp_path), *RUN]) == 2
+    message = capsys.readouterr().err
+    assert "5 of 5 listed images are missing" in message and "missing=" not in message and "Nothing is downloaded" in message
+
+
+def test_one_class_is_nothing_to_classify(tmp_path, capsys):
+    for number in range(4):
+        picture(tmp_path / "data" / "alone" / f"{number}.png", 20 * number)
+    assert two_head(["--dataset", "folder", "--root", str(tmp_path / "data"), "--backbone", "convnet", "--image-size", "16"]) == 2
+    assert capsys.readouterr().err == "error: --dataset folder: a classifier needs two classes at least, but there is only one.\n"
 
 
 def test_the_readable_rows_of_a_data_set(tmp_path):

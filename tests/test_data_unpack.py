@@ -217,7 +217,7 @@ def test_a_folder_is_added_to_and_nothing_overwritten(tmp_path):
     assert tree(data) == FILES | more
     new = {"set/a/0.jpg": b"zero", "set/a/1.jpg": b"another", "z.txt": b"z"}
     archive = write(tmp_path / "z.tar", new, folders=("set",))
-    with pytest.raises(FileExistsError, match=r"1 files are there already: .*1\.jpg\. Pass --force"):
+    with pytest.raises(FileExistsError, match=r"1 file is there already: .*1\.jpg\. Pass --force"):
         unpack(archive, data)
     assert tree(data) == FILES | more  # nothing of it, not the new files either
     unpack(archive, data, force=True)

@@ -124,6 +124,19 @@ def test_start_from_pca_of_fewer_points_than_components_is_still_orthonormal():
     torch.testing.assert_close(head.linear.weight @ head.linear.weight.T, torch.eye(6))
 
 
+@pytest.mark.parametrize("points", [1, 4])
+def test_start_from_pca_of_fewer_points_than_components_is_not_left_to_rounding(points):
+    x = features(points, 40)
+    one, other = EmbeddingHead(40, 30), EmbeddingHead(40, 30)
+    one.start_from_pca(x)
+    other.start_from_pca(x.double() * (1 + 1e-12 * features(points, 40).double()))
+    torch.testing.assert_close(one.linear.weight, other.linear.weight)
+    torch.testing.assert_close(one.linear.weight @ one.linear.weight.T, torch.eye(30))
+    some = EmbeddingHead(40, 10)
+    some.start_from_pca(x)
+    torch.testing.assert_close(some.linear.weight, one.linear.weight[:10])
+
+
 def test_start_from_pca_does_not_depend_on_the_order_of_points():
     x = features(30, 6)
     one, other = EmbeddingHead(6, 3), EmbeddingHead(6, 3)

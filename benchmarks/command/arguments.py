@@ -106,14 +106,13 @@ def one_line(error: Exception) -> str:
     return " ".join(text.split())
 
 
-def exit_status(run: Callable[[], None]) -> int:
-    """Run a benchmark: 0, 2 where options, data or folders are at fault, 130 after an interruption."""
+def exit_status(run: Callable[[], int | None], *, interrupted: str = "the same command with --resume goes on") -> int:
+    """Run a benchmark: what it returns, or 0; 2 where options, data or folders are at fault, 130 after an interruption."""
     try:
-        run()
+        return run() or 0
     except (ImportError, OSError, ValueError) as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("Interrupted; the same command with --resume goes on.", file=sys.stderr)
+        print(f"Interrupted; {interrupted}.", file=sys.stderr)
         return 130
-    return 0

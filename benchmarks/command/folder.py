@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import os
 import pickle
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
+
+from benchmarks.command.files import write_whole
 
 __all__ = ["Folder", "open_folder"]
 
@@ -47,17 +48,17 @@ class Folder:
     def write(self) -> None:
         """Write `results.json`."""
         text = json.dumps(self.results, indent=2, allow_nan=False) + "\n"
-        _replace(self.path / _RESULTS, lambda file: file.write(text.encode()))
+        self._write(_RESULTS, text)
 
     def write_text(self, name: str, text: str) -> None:
         """Write the text file called `name`."""
-        _replace(self.path / name, lambda file: file.write(text.encode()))
+        self._write(name, text)
 
     def save(self, name: str, state: Mapping[str, Any]) -> None:
         """Keep the state of the run called `name`."""
         content = io.BytesIO()  # written by ourselves, for a full disk is an OSError then
         torch.save(dict(state), content)
-        _replace(self.path / f"{name}.pt", lambda file: file.write(content.getbuffer()))
+        self._write(f"{name}.pt", content.getbuffer())
 
     def load(self, name: str) -> dict[str, Any] | None:
         """The state of the run called `name`, on the host, if there is one."""
@@ -70,19 +71,8 @@ class Folder:
             raise ValueError(f"{path} is not a readable checkpoint; remove it to make this run anew.") from error
         return state
 
-
-def _replace(path: Path, write: Callable[[BinaryIO], Any]) -> None:
-    unfinished = path.with_name(f".{path.name}.part")  # of one name: what a kill leaves is overwritten
-    try:
-        with unfinished.open("wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(path)
-    except OSError as error:
-        raise _unwritable(path.parent, error) from error
-    finally:
-        unfinished.unlink(missing_ok=True)
+    def _write(self, name: str, content: str | memoryview) -> None:
+        write_whole(self.path / name, content, place=f"the output folder {self.path}")
 
 
 def open_folder(
@@ -93,6 +83,7 @@ def open_folder(
     key: Sequence[str] = ("loss", "seed"),
     before: Mapping[str, Any] | None = None,
     needed: Sequence[str] = (),
+    growing: Sequence[str] = (),
 ) -> Folder:
     """The folder to write to, made if need be.
 
@@ -103,6 +94,7 @@ def open_folder(
         key: as of `Folder`.
         before: settings that older folders do not hold, and what they were then.
         needed: names that a record has. An older one without them is left out, for its run to be evaluated anew.
+        growing: settings that only say which runs there are, lists or numbers. There may be more of them than there were.
 
     Raises:
         OSError: the folder cannot be written to.
@@ -124,12 +116,18 @@ def open_folder(
         found["settings"] = {**(before or {}), **found["settings"]}
         found["records"] = [record for record in found["records"] if record.keys() >= set(needed)]
         different = sorted(key for key in {*settings, *found["settings"]} if settings.get(key) != found["settings"].get(key))
+        different = [key for key in different if not (key in growing and _is_more(settings.get(key), found["settings"].get(key)))]
         if different:
             was = ", ".join(f"{key} was {found['settings'].get(key)!r} and is {settings.get(key)!r}" for key in different)
             raise ValueError(f"{path} holds results of other settings: {was}.")
-        folder.results = found
+        folder.results = found | {"settings": settings}
     folder.write()
     return folder
+
+
+def _is_more(now: Any, before: Any) -> bool:
+    """Whether a setting asks for all the runs that it asked for before, and for more."""
+    return set(now) >= set(before) if isinstance(now, list) else (now or 0) >= (before or 0)
 
 
 def _is_blank(path: Path, results: Mapping[str, Any]) -> bool:

@@ -20,6 +20,8 @@ from rich.progress import Progress
 from rich.table import Table
 
 import metriczoo
+from benchmarks.command.arguments import exit_status
+from benchmarks.command.files import write_whole
 from benchmarks.conformance.libraries import LIBRARIES
 from metriczoo.testing import LOSS_CHECKS, Subject
 from metriczoo.testing._checks import Check, failures
@@ -30,11 +32,11 @@ __all__ = ["main"]
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the kit. Returns the exit status: 0 where every check holds, 1 where one fails, 2 where options are at fault."""
     options = _parser().parse_args(arguments)
-    try:
-        subjects = _chosen(LIBRARIES[options.library](), options.loss)
-    except (ImportError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return exit_status(lambda: _check(options), interrupted="nothing is kept")
+
+
+def _check(options: argparse.Namespace) -> int:
+    subjects = _chosen(LIBRARIES[options.library](), options.loss)
     console = Console()
     outcome = _run(subjects, console)
     console.print(_table(options.library, outcome))
@@ -44,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 console.print(f"[bold]{name}[/] {check}: {' '.join(message.split())[:400]}", highlight=False, soft_wrap=True)
     if options.output:
         record = {"library": options.library, "version": _version(options.library), "torch": torch.__version__, "losses": outcome}
-        Path(options.output).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        write_whole(Path(options.output), json.dumps(record, indent=1) + "\n")
     return int(any(message is not None for faults in outcome.values() for message in faults.values()))
 
 

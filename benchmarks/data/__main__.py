@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from benchmarks.command.arguments import Parser, any_of, count, one_line, one_of
+from benchmarks.command.arguments import Parser, any_of, count, exit_status, one_of
 from benchmarks.data.catalogue import CATALOGUE, Entry, Part
 from benchmarks.data.check import Findings, broken_images, check
 from benchmarks.data.unpack import unpack
@@ -29,14 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command. Returns the exit status: 0, 1 for a data set with problems, 2 for anything else that fails, 130 if interrupted."""
     options = _parse(arguments)
     console = Console(soft_wrap=True, highlight=False) if sys.stdout.isatty() else Console(width=150, soft_wrap=True, highlight=False)
-    try:
-        return {"list": _list, "check": _check, "unpack": _unpack}[options.command](options, console)
-    except (ImportError, OSError, ValueError) as error:
-        print(f"error: {one_line(error)}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("Interrupted; nothing was left half done.", file=sys.stderr)
-        return 130
+    command = {"list": _list, "check": _check, "unpack": _unpack}[options.command]
+    return exit_status(lambda: command(options, console), interrupted="nothing was left half done")
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -114,7 +108,9 @@ def _check(options: argparse.Namespace, console: Console) -> int:
     findings = check(options.dataset, options.root, further)
     _show(options.dataset, findings, console)
     problems = list(findings.problems)
-    if options.decode and any(split.images > split.absent for split in findings.splits):
+    if options.decode and options.dataset == "features":
+        console.print("There is nothing to decode: these are features.")
+    elif options.decode and any(split.images > split.absent for split in findings.splits):
         with _progress(console, MofNCompleteColumn()) as progress:
             task = progress.add_task("Decoding", total=None)
             broken = broken_images(
@@ -136,7 +132,7 @@ def _show(name: str, findings: Findings, console: Console) -> None:
     for part, found in findings.parts:
         console.print(f"  {'there  ' if found else 'missing'}  {found or _part(part)}", markup=False)
     if findings.splits:
-        console.print(_table(findings))
+        console.print(_table(findings, "Rows" if name == "features" else "Images"))
     for path in findings.absent[:_SHOWN]:
         console.print(f"  missing  {path}", markup=False)
     if len(findings.absent) > _SHOWN:
@@ -147,10 +143,10 @@ def _show(name: str, findings: Findings, console: Console) -> None:
         console.print("This is a part of the official images, or another set of them.")
 
 
-def _table(findings: Findings) -> Table:
+def _table(findings: Findings, noun: str) -> Table:
     table = Table(box=SIMPLE_HEAD, padding=(0, 1))
     table.add_column("Split")
-    for title in ("Images", "Official", "Classes", "Official", "Not there", "Classes of one image"):
+    for title in (noun, "Official", "Classes", "Official", "Not there", "Classes of one image"):
         table.add_column(title, justify="right")
     for split in findings.splits:
         official = [f"{number:,}" for number in split.official] if split.official else ["", ""]
@@ -170,7 +166,7 @@ def _unpack(options: argparse.Namespace, console: Console) -> int:
 
 def _progress(console: Console, counter: ProgressColumn) -> Progress:
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), counter, TimeRemainingColumn())
-    return Progress(*columns, console=console, transient=True)
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)  # which would leave an empty line
 
 
 if __name__ == "__main__":

@@ -75,8 +75,8 @@ def check(name: str, root: str | None, options: Mapping[str, Any]) -> Findings:
             findings.problems += ["the files of the images are not known: their list is missing"] if takes_missing and not paths else []
         findings.splits.append(_count(split, dataset, len(absent), official.get(split)))
     findings.problems += [
-        f"{split.split}: {split.images:,} images of {split.classes:,} classes, more than the official {split.official[0]:,} of "
-        f"{split.official[1]:,}"
+        f"{split.split}: {counted(split.images, 'image')} of {counted(split.classes, 'class', 'classes')}, more than the official "
+        f"{split.official[0]:,} of {split.official[1]:,}"
         for split in findings.splits
         if split.official is not None and (split.images > split.official[0] or split.classes > split.official[1])
     ]

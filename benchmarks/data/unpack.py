@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO, BinaryIO
 
+from benchmarks.report.words import counted
+
 __all__ = ["unpack"]
 
 _CHUNK = 1 << 20
@@ -177,9 +179,8 @@ def _move(unfinished: Path, folder: Path, *, force: bool) -> None:
     clashes = list(_clashes(unfinished, folder, force=force))
     if clashes:
         some = ", ".join(map(str, clashes[:3])) + (", ..." if len(clashes) > 3 else "")
-        raise FileExistsError(
-            f"{len(clashes)} files are there already: {some}. Pass --force to replace files, or unpack to another folder."
-        )
+        there = counted(len(clashes), "file is", "files are")
+        raise FileExistsError(f"{there} there already: {some}. Pass --force to replace files, or unpack to another folder.")
     _merge(unfinished, folder)
 
 

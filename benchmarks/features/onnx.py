@@ -40,7 +40,7 @@ def faster(network: nn.Module, images: Tensor) -> tuple[Callable[[Tensor], Tenso
 
 
 def _session(onnxruntime: Any, network: nn.Module, images: Tensor) -> Callable[[Tensor], Tensor]:
-    model = io.BytesIO()
+    model: Any = io.BytesIO()  # annotated as a path only, though a stream is as good
     with warnings.catch_warnings():  # of tracing: shapes other than the number of images are the same in every batch
         warnings.simplefilter("ignore")
         names: dict[str, Any] = {"input_names": ["images"], "output_names": ["features"]}

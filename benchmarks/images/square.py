@@ -35,7 +35,10 @@ class Square(Dataset[tuple[Tensor, int, int]]):
     def __getitem__(self, index: int) -> tuple[Tensor, int, int]:
         if index in self._kept:
             return *self._kept[index], index
-        image, label = self.images[index]
+        try:
+            image, label = self.images[index]
+        except OSError as error:
+            raise OSError(f"{str(error).removesuffix('.')}. With --on-bad-image skip, such images are left out.") from error
         pixels = torch.from_numpy(np.array(_square(image, self.side)))
         pixels = pixels.unsqueeze(0) if pixels.dim() == 2 else pixels.permute(2, 0, 1)
         if pixels.numel() * (len(self._kept) + 1) <= _KEPT:

@@ -5,12 +5,16 @@ An LMNN that is not done after SECONDS ends with the best map that it has tried.
 is left behind by a program that is killed.
 """
 
+from __future__ import annotations
+
 import os
 import sys
 import threading
 import time
 import types
 import warnings
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -22,11 +26,11 @@ class Stopped(Exception):
 class Trace:
     """The best map of all that a method of an estimator is asked for the objective of, and when it was found."""
 
-    def __init__(self, estimator, method, read, limit):
+    def __init__(self, estimator: Any, method: str, read: Callable[[Any, Any], tuple[float, Any]], limit: float) -> None:
         self.objective, self.L, self.cpu_seconds = np.inf, None, np.nan
         evaluate, began, cpu_began = getattr(estimator, method), time.perf_counter(), time.process_time()
 
-        def traced(*arguments):
+        def traced(*arguments: Any) -> Any:
             found = evaluate(*arguments)
             objective, L = read(arguments, found)
             if objective < self.objective:
@@ -38,37 +42,37 @@ class Trace:
         setattr(estimator, method, traced)
 
 
-def pylmnn(k, seed, limit):
+def pylmnn(k: int, seed: int, limit: float) -> tuple[Any, Trace | None]:
     if "GPyOpt" not in sys.modules:  # which pylmnn imports, and needs to tune its settings only
         sys.modules["GPyOpt"] = types.ModuleType("GPyOpt")
-        sys.modules["GPyOpt.methods"] = types.ModuleType("GPyOpt.methods")
-        sys.modules["GPyOpt.methods"].BayesianOptimization = None
+        sys.modules["GPyOpt.methods"] = methods = types.ModuleType("GPyOpt.methods")
+        methods.__dict__["BayesianOptimization"] = None
     import pylmnn
 
     estimator = pylmnn.LargeMarginNearestNeighbor(n_neighbors=k, max_iter=200, random_state=seed)
     return estimator, Trace(estimator, "_loss_grad_lbfgs", lambda given, found: (found[0], given[0].reshape(-1, given[1].shape[1])), limit)
 
 
-def metric_learn_lmnn(k, seed, limit):
+def metric_learn_lmnn(k: int, seed: int, limit: float) -> tuple[Any, Trace | None]:
     import metric_learn
 
     estimator = metric_learn.LMNN(n_neighbors=k, random_state=seed)
     return estimator, Trace(estimator, "_loss_grad", lambda given, found: (found[1], given[1]), limit)
 
 
-def metric_learn_mmc(k, seed, limit):
+def metric_learn_mmc(k: int, seed: int, limit: float) -> tuple[Any, Trace | None]:
     import metric_learn
 
     return metric_learn.MMC_Supervised(random_state=seed), None
 
 
-def end_with_input():
+def end_with_input() -> None:
     while os.read(0, 1024):
         pass
     os._exit(1)
 
 
-def main(name, given, found, k, seed, limit):
+def main(name: str, given: str, found: str, k: str, seed: str, limit: str) -> None:
     warnings.simplefilter("ignore")
     threading.Thread(target=end_with_input, daemon=True).start()
     with np.load(given) as arrays:
@@ -83,7 +87,8 @@ def main(name, given, found, k, seed, limit):
         L = None
     seconds = time.perf_counter() - began
     package = sys.modules[type(estimator).__module__.partition(".")[0]]
-    numbers = {"seconds": seconds, "steps": getattr(estimator, "n_iter_", -1), "version": getattr(package, "__version__", "unknown")}
+    version = getattr(package, "__version__", "unknown")
+    numbers: dict[str, Any] = {"seconds": seconds, "steps": getattr(estimator, "n_iter_", -1), "version": version}
     numbers["done"] = L is not None
     if trace is not None and trace.L is not None:
         numbers["best"], numbers["cpu_seconds"] = trace.L, trace.cpu_seconds

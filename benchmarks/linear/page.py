@@ -8,11 +8,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from benchmarks.command.files import write_whole
 from benchmarks.linear.data import DATA
 from benchmarks.linear.runs import View
 from benchmarks.linear.systems import SYSTEMS
 from benchmarks.linear.tables import html_tables
-from benchmarks.report.page import page_of, write_whole
+from benchmarks.report.page import page_of
 from benchmarks.report.pictures import attempt, chart
 from benchmarks.report.words import text_of
 from metriczoo import plots

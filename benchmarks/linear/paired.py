@@ -10,6 +10,8 @@ from typing import Any
 
 from scipy.stats import t
 
+from benchmarks.report.words import counted
+
 __all__ = ["PAIRS", "Paired", "compare", "sentences"]
 
 PAIRS = {
@@ -66,7 +68,8 @@ def sentences(records: Sequence[Mapping[str, Any]], titles: Mapping[str, str]) -
             found = compare(records, first, second)
             if found is not None:
                 interval = "" if math.isnan(found.half) else f" ± {100 * found.half:.2f}"
-                splits = f"better on {found.better}, equal on {found.equal}, worse on {found.worse} splits"
+                of = counted(found.better + found.equal + found.worse, "split")
+                splits = f"better on {found.better}, equal on {found.equal}, worse on {found.worse} of {of}"
                 yield f"kNN error of {titles[first]} less that of {titles[second]}: {100 * found.mean:+.2f}{interval} ({splits})"
     for peer in dict.fromkeys(r["loss"] for r in records if r.get("race")):
         yield _race([r["race"] for r in records if r["loss"] == peer and r.get("race")], titles["lmnn"], titles[peer])
@@ -74,7 +77,7 @@ def sentences(records: Sequence[Mapping[str, Any]], titles: Mapping[str, str]) -
 
 def _race(races: Sequence[Mapping[str, Any]], ours: str, peer: str) -> str:
     reached = [r for r in races if r["seconds"] is not None]
-    missed = f"; not on {len(races) - len(reached)} splits" if len(reached) < len(races) else ""
+    missed = f"; not on {counted(len(races) - len(reached), 'split')}" if len(reached) < len(races) else ""
     if not reached:
         return f"{ours} does not come down to the objective of {peer}"
     theirs, seconds = statistics.fmean(r["peer_seconds"] for r in reached), statistics.fmean(r["seconds"] for r in reached)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import html
 import math
-import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from benchmarks.evaluation.seeds import mean_and_spread
 from benchmarks.linear.data import DATA
 from benchmarks.linear.paired import sentences
 from benchmarks.linear.systems import SYSTEMS
@@ -74,8 +74,7 @@ def _row(name: str, records: Sequence[Mapping[str, Any]]) -> Row:
     return Row(
         name,
         len(records) - len(errors),
-        {key: statistics.fmean(values) if values else math.nan for key, values in known.items()},
-        {key: statistics.stdev(values) if len(values) > 1 else math.nan for key, values in known.items()},
+        *mean_and_spread(known),
         errors[0] if errors else None,
     )
 

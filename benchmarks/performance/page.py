@@ -10,8 +10,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.command.files import write_whole
 from benchmarks.performance.registry import FAMILIES, LIBRARIES
-from benchmarks.performance.store import write_whole
 from benchmarks.performance.summary import Comparison, comparisons, is_ours
 from benchmarks.performance.tables import TARGET_HEADINGS, WORDS, headings, number, rows, target_rows
 from benchmarks.performance.targets import verdict

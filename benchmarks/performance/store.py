@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from benchmarks.command.files import write_whole
 from benchmarks.performance.machine import describe
 from benchmarks.performance.measure import Case
 from benchmarks.performance.summary import growth
 from benchmarks.performance.targets import outcomes
 
-__all__ = ["FIELDS", "KEPT", "Store", "open_store", "read", "write_whole"]
+__all__ = ["FIELDS", "KEPT", "Store", "open_store", "read"]
 
 FORMAT = 1
 KEPT = Path(__file__).resolve().parents[1] / "results"  # of full runs
@@ -85,16 +85,6 @@ class Store:
 
 def _rounded(value: Any) -> Any:
     return float(f"{value:.5g}") if isinstance(value, float) else value
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file as a whole or not at all."""
-    unfinished = path.with_name(f".{path.name}.part")
-    try:
-        unfinished.write_text(text, encoding="utf-8")
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def open_store(suite: str, output: str | None, settings: Mapping[str, Any], *, resume: bool) -> Store:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import html
-import os
 from datetime import datetime, timezone
 from pathlib import Path
 
 import metriczoo
 
-__all__ = ["page_of", "write_whole"]
+__all__ = ["page_of"]
 
 _PAGE = """<!doctype html>
 <html lang="en">
@@ -33,13 +32,3 @@ def page_of(title: str, body: str) -> str:
     style = (Path(__file__).parent / "style.css").read_text(encoding="utf-8")
     footer = f"Written {datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC by metriczoo {metriczoo.__version__}."
     return _PAGE.format(title=html.escape(title), style=style, body=body, footer=footer)
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file as a whole or, where that fails, not at all."""
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        unfinished.write_text(text, encoding="utf-8", errors="replace")  # names of files may hold what is no text
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)

@@ -50,7 +50,8 @@ def chart(draw: Callable[[], Figure], label: str, *, width: int, grid: bool = Fa
     import matplotlib
 
     stream = io.StringIO()
-    with matplotlib.rc_context({**_STYLE, "axes.grid": grid, "svg.hashsalt": label}):
+    settings: Any = {**_STYLE, "axes.grid": grid, "svg.hashsalt": label}
+    with matplotlib.rc_context(settings):
         draw().savefig(stream, format="svg", transparent=True, dpi=100, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     svg = stream.getvalue()
     svg = svg[svg.index("<svg") :].replace(_INK, "currentColor").replace("xlink:href", "href")
@@ -123,5 +124,6 @@ def _address(image: Image) -> str:
     small = image.convert("L" if grey else "RGB")
     small.thumbnail((_THUMBNAIL, _THUMBNAIL))
     stream = io.BytesIO()
-    small.save(stream, **({"format": "PNG", "optimize": True} if grey else {"format": "JPEG", "quality": 80}))
+    options: dict[str, Any] = {"format": "PNG", "optimize": True} if grey else {"format": "JPEG", "quality": 80}
+    small.save(stream, **options)
     return f"data:image/{'png' if grey else 'jpeg'};base64,{base64.b64encode(stream.getvalue()).decode()}"

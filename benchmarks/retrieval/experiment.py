@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import inspect
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -15,11 +14,13 @@ from torch import Tensor, nn
 from benchmarks.command.versions import versions
 from benchmarks.evaluation.metrics import Evaluation, evaluate, ranks_of, recall_at_1
 from benchmarks.features.extraction import OnProgress
+from benchmarks.images.present import load_present
 from benchmarks.images.readable import Readable, broken_rows
+from benchmarks.report.words import counted
 from benchmarks.retrieval.options import base_of
 from benchmarks.retrieval.protocols import PROTOCOLS, Protocol
 from benchmarks.training.loop import Recipe
-from metriczoo.data import DATASETS, InShop, LabelledData, LabelledImages, load
+from metriczoo.data import InShop, LabelledData, LabelledImages
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -59,6 +60,9 @@ class Experiment:
         else:
             (self.train, self.test), self.is_query = halves, None
         self.protocol: Protocol = PROTOCOLS[base_of(options.protocol)](options, self.train, self.test)
+        begin, steps = options.memory_from_step, self.recipe.steps
+        if begin and halves is None and begin >= steps - 1:
+            raise ValueError(f"--memory-from-step {begin} leaves no step to use the memory in: training takes {steps}.")
 
     @property
     def recipe(self) -> Recipe:
@@ -151,9 +155,7 @@ def load_half(options: argparse.Namespace, split: str) -> tuple[LabelledData, in
     Returns:
         The data, how many listed images of the whole data set have no file, and what is wrong with each image that was left out.
     """
-    arguments = inspect.signature(DATASETS[options.dataset]).parameters
-    subsets = {"missing": "skip"} if "missing" in arguments else {}  # a full index beside a part of the images will do
-    data = load(options.dataset, options.root, split, train_classes=options.train_classes, **subsets, **options.data_options)
+    data = load_present(options.dataset, options.root, split, train_classes=options.train_classes, **options.data_options)
     missing = getattr(data, "skipped", 0)
     if options.on_bad_image == "fail" or not isinstance(data, LabelledImages):
         return data, missing, []
@@ -169,6 +171,7 @@ def _is_query(test: LabelledData) -> NDArray[np.bool_] | None:
     asked = source.is_query[test.rows] if isinstance(test, Readable) else source.is_query
     if asked.all() or not asked.any():
         raise ValueError(
-            f"{type(source).__name__}: Expected queries and a gallery, but got {int(asked.sum())} queries of {len(asked)} images."
+            f"{type(source).__name__}: Expected queries and a gallery, but got {counted(int(asked.sum()), 'query', 'queries')} of "
+            f"{counted(len(asked), 'image')}."
         )
     return asked

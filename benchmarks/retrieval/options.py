@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from benchmarks.command.arguments import Parser, any_of, count, hint, number, one_of, several_of
+from benchmarks.command.options import add_bad_image, add_dataset, add_machine, add_output
 from benchmarks.images.augmentation import DRAWN_LETTERS, LETTERS, PHOTOGRAPHS, Augmentation
 from benchmarks.presets.files import read_presets, replaced
 from benchmarks.training.losses import DEFAULT_LOSSES, LOSSES, MINERS, Objective
@@ -100,27 +101,19 @@ def parse(arguments: Sequence[str] | None = None, extend: Callable[[Parser], Non
     add("--presets", metavar="FILE", help="values that `python -m benchmarks.tune` wrote, in place of the presets of its losses")
     add("--miner", type=one_of(MINERS), metavar="NAME", help=f"{any_of(MINERS)} (default: that of the preset, none for most losses)")
     add("--memory-bank", type=count(), metavar="N", help="losses over pairs compare with the last N embeddings, too")
-    add("--seeds", default=1, type=count(), metavar="N", help="runs of each loss, with seeds 0 to N - 1 (default: %(default)s)")
-    add = parser.add_argument_group("data").add_argument
-    add("--dataset", default="glyphs", type=one_of(DATASETS), metavar="NAME", help=f"{any_of(DATASETS)} (default: glyphs)")
-    add("--root", metavar="DIR", help="where the files of the data set are")
     add(
-        "--data-option",
-        dest="data_options",
-        default=[],
-        action="append",
-        metavar="NAME=VALUE",
-        help="a further argument of the data set, such as crop=true of cars, evaluation=true of omniglot, label_column=breed of csv",
-    )
-    add("--train-classes", type=count(), metavar="N", help="train on the N lowest class ids, test on the others (default: official split)")
-    add(
-        "--on-bad-image",
-        default="fail",
-        type=one_of(("fail", "skip")),
-        metavar="WHAT",
-        help="fail at an image that cannot be decoded, or look for such images first and skip them, which reads all twice "
+        "--memory-from-step",
+        default=0,
+        type=count(low=0),
+        metavar="N",
+        help="remember nothing in the first N steps, while embeddings move fast: 1000 in the code of the cross-batch memory "
         "(default: %(default)s)",
     )
+    add("--seeds", default=1, type=count(), metavar="N", help="runs of each loss, with seeds 0 to N - 1 (default: %(default)s)")
+    add = parser.add_argument_group("data").add_argument
+    add_dataset(add)
+    add("--train-classes", type=count(), metavar="N", help="train on the N lowest class ids, test on the others (default: official split)")
+    add_bad_image(add)
     add = parser.add_argument_group("training").add_argument
     add(
         "--backbone",
@@ -185,11 +178,9 @@ def parse(arguments: Sequence[str] | None = None, extend: Callable[[Parser], Non
         help="epochs without a better one on the classes held out, after which a model stops (default: 3)",
     )
     add = parser.add_argument_group("running").add_argument
-    add("--output", metavar="DIR", help="folder of the results")
-    add("--resume", action="store_true", help="go on with an interrupted benchmark, see below")
+    add_output(add)
     add("--cache", default="runs/features", metavar="DIR", help="where the features of frozen backbones are kept (default: %(default)s)")
-    add("--device", default="cpu", type=one_of(("cpu", "cuda")), metavar="NAME", help="cpu or cuda (default: %(default)s)")
-    add("--workers", default=0, type=count(low=0), metavar="N", help="processes that read images (default: %(default)s, the main one does)")
+    add_machine(add)
     extend(parser)
     options = parser.parse(arguments)
     complaint = _complaint(options)
@@ -233,8 +224,12 @@ def _complaint(options: argparse.Namespace) -> str | None:
     over_pairs = [name for name in options.losses if LOSSES[name].references == "batch"]
     if options.memory_bank and not over_pairs:
         return f"--memory-bank does nothing for {', '.join(options.losses)}: it is for losses over pairs."
-    if over_pairs and not options.memory_bank and (options.batch_samples == 1 or options.batch_classes == 1):
-        return f"--batch-classes and --batch-samples must be at least 2 for {', '.join(over_pairs)}, unless there is a --memory-bank."
+    if options.memory_from_step and not options.memory_bank:
+        return "--memory-from-step does nothing without a --memory-bank."
+    from_start = options.memory_bank and not options.memory_from_step
+    if over_pairs and not from_start and (options.batch_samples == 1 or options.batch_classes == 1):
+        names = ", ".join(over_pairs)
+        return f"--batch-classes and --batch-samples must be at least 2 for {names}, unless there is a --memory-bank from the start."
     if options.device == "cuda" and not torch.cuda.is_available():
         return "--device cuda: this PyTorch sees no CUDA device."
     return None

@@ -187,7 +187,8 @@ class Frozen(Protocol):
             raise ValueError(f"--dataset {options.dataset} has neither images nor features.")
         if options.embedding_dim > num_features:
             raise ValueError(
-                f"--embedding-dim {options.embedding_dim}: expected at most {num_features}: the head starts from principal components."
+                f"--embedding-dim {options.embedding_dim}: expected at most {num_features}, as the head starts from components of "
+                f"{num_features} features. Pass --embedding-dim {num_features} or less."
             )
         self.of_encoder = {**self._what, "embedding_dim": options.embedding_dim}
         self._start: dict[str, Any] | None = None

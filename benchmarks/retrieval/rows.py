@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from benchmarks.evaluation.seeds import mean_and_spread
+
 __all__ = ["BASELINES", "METRICS", "RECALL", "Row", "heading", "rows_of"]
 
 BASELINES = ("untrained", "pca", "raw")
@@ -57,8 +59,7 @@ def _row(name: str, records: Sequence[Record], keys: Iterable[str]) -> Row:
     return Row(
         name,
         len(records),
-        {key: statistics.fmean(values) if values else math.nan for key, values in known.items()},
-        {key: statistics.stdev(values) if len(values) > 1 else math.nan for key, values in known.items()},
+        *mean_and_spread(known),
         {key: len(values) == len(records) for key, values in known.items()},
         {key: (statistics.fmean(b[0] for b in of_key), statistics.fmean(b[1] for b in of_key)) for key, of_key in bounds.items() if of_key},
     )

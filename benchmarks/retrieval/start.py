@@ -31,6 +31,7 @@ def objective_of(experiment: Experiment, loss: str, preset: Preset | None = None
         embedding_dim=options.embedding_dim,
         miner=options.miner,
         memory_bank=options.memory_bank,
+        memory_from_step=options.memory_from_step,
         presets=presets_for(options) if preset is None else {loss: preset},
     )
 

@@ -19,6 +19,7 @@ import torch
 from benchmarks.command.folder import Folder
 from benchmarks.command.versions import versions
 from benchmarks.presets import Preset, Source
+from benchmarks.report.words import counted
 from benchmarks.retrieval.experiment import Experiment, load_half
 from benchmarks.retrieval.folds import fold_experiments
 from benchmarks.retrieval.options import is_reality_check
@@ -181,7 +182,7 @@ class Search:
         }
         text = (
             f"{' and '.join(names)}, {options.protocol}: {_WORDS[options.metric]} on training classes held out in {options.folds} folds, "
-            f"{options.search} search, {options.trials} trials"
+            f"{options.search} search, {counted(options.trials, 'trial')}"
         )
         return _replaced(with_values(self.presets[loss], self.values[loss, trial]), Source("search", text, record))
 

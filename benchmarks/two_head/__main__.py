@@ -12,6 +12,7 @@ from benchmarks.command.arguments import exit_status
 from benchmarks.command.device import deterministic
 from benchmarks.command.folder import Folder, open_folder
 from benchmarks.command.screen import Screen, tell_left_out
+from benchmarks.report.words import counted
 from benchmarks.two_head.cost import step_costs
 from benchmarks.two_head.experiment import Experiment
 from benchmarks.two_head.objective import title_of
@@ -39,7 +40,7 @@ def _benchmark(options: argparse.Namespace, console: Console) -> None:
         experiment.prepare(lambda done, of: status.update(f"Running what stays of the backbone: {done} of {of} images"))
     if "cost" not in folder.results:
         with console.status("Timing a step with and without a second head"):
-            folder.results["cost"] = step_costs(experiment, **({"seconds": 0.0} if options.quick else {}))
+            folder.results["cost"] = step_costs(experiment, seconds=0.0) if options.quick else step_costs(experiment)
             folder.write()
     runs = _runs(experiment, folder, console)
     for table in rich_tables(folder.results["records"]):
@@ -62,9 +63,10 @@ def _benchmark(options: argparse.Namespace, console: Console) -> None:
 
 def _announce(experiment: Experiment, folder: Folder, console: Console) -> None:
     kind = "validation" if experiment.options.validate else "test"
-    console.print(f"{experiment.images!r}, {experiment.num_classes} classes taken", highlight=False, soft_wrap=True)
+    console.print(f"{experiment.images!r}, {counted(experiment.num_classes, 'class', 'classes')} taken", highlight=False, soft_wrap=True)
     for name, part in experiment.train.items():
-        console.print(f"{name}: {len(part)} training images, {len(experiment.test)} {kind} images of the same classes", highlight=False)
+        sizes = f"{counted(len(part), 'training image')}, {counted(len(experiment.test), f'{kind} image')}"
+        console.print(f"{name}: {sizes} of the same classes", highlight=False)
     console.print(f"Results go to {folder.path}", highlight=False, soft_wrap=True)
     tell_left_out(console, experiment.missing, experiment.broken)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -15,6 +14,7 @@ from torch.nn.functional import adaptive_avg_pool2d
 from torch.utils.data import DataLoader, Sampler
 
 from benchmarks.command.versions import versions
+from benchmarks.images.present import load_present
 from benchmarks.images.readable import Readable, broken_rows
 from benchmarks.images.square import Square, center
 from benchmarks.training.loop import Recipe
@@ -23,7 +23,7 @@ from benchmarks.two_head.measures import measures
 from benchmarks.two_head.network import Network, build
 from benchmarks.two_head.objective import SYSTEMS, TwoHeadObjective
 from benchmarks.two_head.options import two_head_defaults
-from metriczoo.data import DATASETS, LabelledImages, MagnetSampler, PKSampler, load
+from metriczoo.data import LabelledImages, MagnetSampler, PKSampler
 from metriczoo.metrics import knn_classify
 from metriczoo.models import TwoHeadOutput
 
@@ -71,6 +71,8 @@ class Experiment:
         self.images = self._read()
         self.missing = getattr(self.images, "skipped", 0)
         self.num_classes = min(options.classes or self.images.num_classes, self.images.num_classes)
+        if self.num_classes < 2:
+            raise ValueError(f"--dataset {options.dataset}: a classifier needs two classes at least, but there is only one.")
         self.defaults = two_head_defaults(options.dataset)
         side = options.image_size + 2 * round(options.image_size * self.defaults.margin / 2)
         self.pixels = Pixels(Square(self.images, side))
@@ -94,9 +96,7 @@ class Experiment:
 
     def _read(self) -> LabelledImages:
         options = self.options
-        arguments = inspect.signature(DATASETS[options.dataset]).parameters
-        subsets = {"missing": "skip"} if "missing" in arguments else {}  # a full index beside a part of the images will do
-        images = load(options.dataset, options.root, "all", **subsets, **options.data_options)
+        images = load_present(options.dataset, options.root, "all", **options.data_options)
         if not isinstance(images, LabelledImages):
             raise ValueError(f"--dataset {options.dataset}: a network is trained on images, not on feature vectors.")
         if options.on_bad_image == "fail":
@@ -217,7 +217,7 @@ class Experiment:
         return self.measures(nearest, other, None, distribution), {**what, "classifier": "nearest neighbour"}
 
     def _pixels(self, part: Part, side: int) -> Tensor:
-        images = [center(part.source[int(row)].unsqueeze(0), self.options.image_size) for row in part.rows]  # type: ignore[arg-type]
+        images = [center(part.source[int(row)].unsqueeze(0), self.options.image_size) for row in part.rows]
         return torch.cat([adaptive_avg_pool2d(image, side).flatten(1) for image in images])
 
     def measures(self, predicted: Tensor, features: Tensor, embeddings: Tensor | None, distribution: str) -> dict[str, Any]:

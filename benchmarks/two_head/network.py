@@ -95,5 +95,5 @@ def build(name: str, channels: int, train: str) -> tuple[nn.Sequential, nn.Modul
         return nn.Sequential(), nn.Sequential(scaled, backbone.net), backbone.pretrained
     assert isinstance(backbone.net, nn.Sequential)
     cut = TOPS[name]
-    frozen = nn.Sequential(scaled, *backbone.net[:cut]).eval().requires_grad_(False)
+    frozen = nn.Sequential(scaled, *list(backbone.net)[:cut]).eval().requires_grad_(False)
     return frozen.to(memory_format=torch.channels_last), backbone.net[cut:], backbone.pretrained  # type: ignore[call-overload]

@@ -121,7 +121,7 @@ class TwoHeadObjective(nn.Module):
         value = cross_entropy(output.logits, labels)
         if self.loss is None:
             return value
-        ranking = self.loss(output.embeddings, labels if self.index is None else self.index.labels_of(ids))
+        ranking: Tensor = self.loss(output.embeddings, labels if self.index is None else self.index.labels_of(ids))
         self._each = ranking.detach() if self.index is not None else None
         return value + self.weight * ranking.mean()
 

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 
 from benchmarks.command.arguments import Parser, any_of, count, number, one_of, several_of
+from benchmarks.command.options import add_bad_image, add_dataset, add_machine, add_output
 from benchmarks.images.augmentation import Augmentation
 from benchmarks.retrieval.options import data_options, defaults_of
 from benchmarks.two_head.network import TOPS
 from benchmarks.two_head.objective import DEFAULT_SYSTEMS, SYSTEMS
-from metriczoo.data import DATASETS
 
 __all__ = ["DISTRIBUTIONS", "Defaults", "parse", "settings_of", "two_head_defaults"]
 
@@ -87,16 +87,8 @@ def settings_of(options: argparse.Namespace) -> dict[str, Any]:
 
 def _add_data(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
-    add("--dataset", default="glyphs", type=one_of(DATASETS), metavar="NAME", help=f"{any_of(DATASETS)} (default: glyphs)")
-    add("--root", metavar="DIR", help="where the files of the data set are")
-    add(
-        "--data-option",
-        dest="data_options",
-        default=[],
-        action="append",
-        metavar="NAME=VALUE",
-        help="a further argument of the data set, such as crop=true of cars",
-    )
+    add_dataset(add)
+    add_bad_image(add)
     add("--classes", type=count(low=2), metavar="N", help="only the N lowest class ids (default: all classes of both official splits)")
     add(
         "--test-share",
@@ -177,18 +169,9 @@ def _add_training(group: argparse._ArgumentGroup) -> None:
 def _add_running(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add("--seeds", default=1, type=count(), metavar="N", help="runs of each system, with seeds 0 to N - 1 (default: %(default)s)")
-    add("--output", metavar="DIR", help="folder of the results")
-    add("--device", default="cpu", type=one_of(("cpu", "cuda")), metavar="NAME", help="cpu or cuda (default: %(default)s)")
-    add("--workers", default=0, type=count(low=0), metavar="N", help="processes that read images (default: %(default)s, the main one)")
-    add(
-        "--on-bad-image",
-        default="fail",
-        type=one_of(("fail", "skip")),
-        metavar="WHAT",
-        help="fail at an image that cannot be decoded, or look for such images first and skip them (default: %(default)s)",
-    )
+    add_output(add)
+    add_machine(add)
     add("--quick", action="store_true", help="16 classes and 8 epochs, to see that it runs")
-    add("--resume", action="store_true", help="go on with an interrupted benchmark, see below")
 
 
 def _complaint(options: argparse.Namespace) -> str | None:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.report.page import page_of, write_whole
+from benchmarks.command.files import write_whole
+from benchmarks.report.page import page_of
 from benchmarks.report.pictures import Examples, attempt, chart
 from benchmarks.report.words import text_of
 from benchmarks.two_head.objective import title_of

@@ -85,9 +85,9 @@ def _train(
     objective = experiment.objective(system, distribution, seed)
     part = experiment.train[distribution]
     training = Training(
-        network,  # type: ignore[arg-type]
+        network,
         objective,  # type: ignore[arg-type]
-        part,  # type: ignore[arg-type]
+        part,
         part.labels,
         experiment.recipes[distribution],
         seed=seed,

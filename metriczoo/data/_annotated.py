@@ -103,8 +103,8 @@ class AnnotatedImages(LabelledImages):
 
     def _absent(self, absent: list[Path], listed: list[Path]) -> FileNotFoundError:
         some = ", ".join(map(str, absent[:3])) + (", ..." if len(absent) > 3 else "")
+        some_left = "For a subset pass `missing='skip'` to leave some out, or `missing='keep'` to use the labels without the images. "
         return FileNotFoundError(
-            f"{len(absent)} of {len(listed)} listed images are missing: {some}. "
-            "For a subset pass `missing='skip'` to leave some out, or `missing='keep'` to use the labels without the images. "
+            f"{len(absent)} of {len(listed)} listed images are missing: {some}. {some_left if len(absent) < len(listed) else ''}"
             f"Nothing is downloaded; {self._source}"
         )

@@ -176,6 +176,8 @@ def _rows_of_split(
     of_split = parts[split] & ~of_train if split in parts else {"train": of_train, "test": ~of_train, "all": np.ones_like(of_train)}[split]
     rows = np.flatnonzero(of_split)
     if not rows.size:
+        if len(present) == 1:
+            raise ValueError(f"{expected} of split {split!r}, but the only class found (id {present[0]}) does not belong to it.")
         raise ValueError(
             f"{expected} of split {split!r}, but none of the {len(present)} classes found (ids {present[0]} to {present[-1]}) "
             "belongs to it. For a subset of the classes pass `train_classes`: that many of the lowest ids train, the rest test."

@@ -81,7 +81,7 @@ def needed_file(folder: Path, name: str, source: str) -> Path:
 
 def read_image(path: Path, mode: str = "RGB", *, upright: bool = False) -> Image:
     """The image in `path`, decoded and converted to `mode`; `upright`: turned as its EXIF orientation says."""
-    from PIL import Image, ImageOps
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
     with path.open("rb") as file:
         try:
@@ -93,6 +93,9 @@ def read_image(path: Path, mode: str = "RGB", *, upright: bool = False) -> Image
             if "transparency" in image.info:  # Pillow warns about a palette with transparency unless it goes through RGBA
                 return image.convert("RGBA").convert(mode)
             return image.convert(mode)
+        except UnidentifiedImageError as error:
+            what = "its format is not known" if file.seek(0, 2) else "it is empty"
+            raise OSError(f"{path} is not a readable image: {what}") from error
         except Exception as error:  # on a broken file decoders raise OSError, SyntaxError, ValueError, struct.error, ...
             raise OSError(f"{path} is not a readable image: {error}") from error
 

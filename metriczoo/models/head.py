@@ -52,7 +52,8 @@ class EmbeddingHead(nn.Module):
     def start_from_pca(self, features: Tensor) -> None:
         """Make the map the projection on the principal components of `features`: for a pretrained network a better start than chance.
 
-        The components are exact, ordered by falling variance, and each has its largest entry positive: the data alone decide.
+        The components are exact, ordered by falling variance, and each has its largest entry positive: the data alone decide. Where fewer
+        have a variance, as of fewer points than components, directions follow that are drawn once and for all, orthogonal to these.
 
         Args:
             features: `[n, in_features]`, n >= 1, of the training data.
@@ -72,8 +73,22 @@ class EmbeddingHead(nn.Module):
             features = unit(features, dim=1)
         mean = features.mean(0)
         centered = features - mean
-        components = torch.linalg.eigh(centered.T @ centered).eigenvectors.flip(1)[:, :rows].T  # eigh sorts by rising variance
+        components = _components(centered, rows)
         largest = components.gather(1, components.abs().argmax(1, keepdim=True))
         components = components * largest.sign()
         self.linear.weight.copy_(components)
         self.linear.bias.copy_(-components @ mean)
+
+
+def _components(centered: Tensor, count: int) -> Tensor:
+    """Orthonormal directions `[count, d]` of the largest variance of points `[n, d]`."""
+    variances, vectors = torch.linalg.eigh(centered.T @ centered)  # by rising variance
+    d = len(variances)
+    floor = variances[-1] * max(centered.shape) * torch.finfo(centered.dtype).eps
+    found: Tensor = vectors.flip(1)[:, : min(count, int((variances > floor).sum()))].T
+    if len(found) == count:
+        return found
+    # Of the directions that are left eigh gives any, which rounding decides.
+    drawn = torch.randn(d, d, dtype=centered.dtype, generator=torch.Generator().manual_seed(0)).to(centered.device)[: count - len(found)]
+    rest = torch.linalg.qr((drawn - drawn @ found.T @ found).T).Q.T
+    return torch.cat([found, rest])
