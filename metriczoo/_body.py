@@ -66,8 +66,10 @@ def between_references(similarity: Similarity, r: Tensor, width: int) -> Callabl
 
     def between(i: Tensor, j: Tensor | None) -> Tensor:
         if not len(r):
-            return r.new_full((len(i), width if j is None else j.shape[1]), HARMLESS)
+            return r.new_full((len(i), width if j is None else j.shape[-1]), HARMLESS)
         i = i.clamp(max=len(r) - 1)  # the spare column belongs to no set: any score will do
+        if j is not None and j.dim() == 1:
+            return similarity.score(r[i], r[j])
         if j is not None:
             return similarity.score(r[i].unsqueeze(1), r[j.clamp(max=len(r) - 1)]).squeeze(1)
         return F.pad(similarity.score(r[i], r), (0, width - len(r)), value=HARMLESS)

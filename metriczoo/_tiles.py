@@ -77,8 +77,8 @@ class Tiles:
             if per_anchor:
                 values.append(stacked(terms).value.detach()[self.done - rows.start :].sum(1))
             self.done = rows.stop
-        if self.sums is None:  # no anchor at all
-            return self.anchors.new_zeros(() if not per_anchor else (0,))
+        if self.sums is None:  # no anchor that has a loss
+            return self.anchors.new_zeros((len(self.anchors),) if per_anchor else ())
         if per_anchor:
             return torch.cat(values)
         return self.reduce(self.sums) if value is None else value

@@ -41,6 +41,8 @@ class Columns:
 
     keep: Tensor  # [N] bool: anchors that take part
     everyone: bool = False  # whether all of them are known to
+    no_positives: bool = False  # whether no anchor is known to have any
+    no_negatives: bool = False
     width: int  # how many scores a row of a block has
     labels: Tensor | None = None  # [n] of the references, where they are compared by labels
     positions: Tensor | None = None  # [n + 1] int64: which reference of the call each one is, where some were left out
@@ -145,6 +147,7 @@ class LabelColumns(Columns):
         least, most = self._labels.least, self._labels.most
         self._some_p = alone and least > self._itself
         self._some_n = alone and most < self.width - 1
+        self.no_positives, self.no_negatives = alone and most <= self._itself, alone and least >= self.width - 1
         self._even = alone and not self._itself and 0 < least == most  # whether tables of positives have no gaps
         self._ahead: tuple[slice, tuple[Tensor, ...]] = slice(0, -1), ()  # of which rows tables are known, and these
 

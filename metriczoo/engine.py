@@ -32,8 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["Problem", "evaluate"]
 
 _SMALL = 2**17  # scores of a batch that is small
-_TALL = 32  # times the height of a block that it may have to hold the whole of a class: one that is cut takes a hundred times as long
-_TALL_IN_BUDGET = 4  # the same where somebody has set the budget
+_TALL = 8  # times the height of a block that it may have to hold the whole of a class; parts of one look at all of it once more each
 
 
 @dataclass(eq=False)
@@ -127,7 +126,12 @@ class Problem:
         return product and isinstance(self.columns, LabelColumns) and self.columns.itself
 
     def tiles(self, anchors: Tensor) -> Iterator[slice]:
-        """The blocks of anchors, near-equal in height; of whole classes where anchors are in the order of these, unless some are huge."""
+        """The blocks of anchors, near-equal in height; of whole classes where anchors are in the order of these, unless some are huge.
+
+        There is none where each anchor lacks a side that the loss needs, as in a batch of one class, or of nothing but different ones.
+        """
+        if (self.loss.needs_positives and self.columns.no_positives) or (self.loss.needs_negatives and self.columns.no_negatives):
+            return iter(())
         n, budget = len(anchors), memory(self.budget, anchors.device)
         ours = self.budget is None and settings.memory_budget is None
         if ours and self.loss.compiled:  # which makes no array of the size of the scores but their gradient
@@ -141,7 +145,7 @@ class Problem:
         height = min(height, max(1, -(-n // count) + 7 & ~7))  # of multiples of 8 products take up to a tenth less
         if self.columns.grouped and self.columns.labels is not None:
             height = max(1, height * 3 // 4)  # there are further arrays of the size of the block
-            return _of_whole_classes(self.columns.labels, height, height * (_TALL if ours else _TALL_IN_BUDGET))
+            return _of_whole_classes(self.columns.labels, height, height * _TALL)
         return (slice(start, min(start + height, n)) for start in range(0, n, height))
 
 

@@ -65,7 +65,7 @@ class Block:
     embedding_dim: int | None = None
     seed: Tensor | None = None  # [] int64, one per forward call: randomness that does not depend on how the batch is cut
     between: Callable[[Tensor, Tensor | None], Tensor] | None = (
-        None  # (i [g], j [g, k] or None) -> scores of references i to references j or to all
+        None  # (i [g], j [g, k], [k] or None) -> scores of references i to references j, each to its own or all to the same, or to all
     )
     positions: Tensor | None = None  # [n + 1] int64: which reference of the call each one is, where some were left out
     facts: tuple[Any, ...] = ()  # what `Loss.facts` fixed for the call

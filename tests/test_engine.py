@@ -217,7 +217,6 @@ def test_an_accelerator_is_never_waited_for(name: str, monkeypatch: pytest.Monke
         metriczoo._body,
         metriczoo._execution,
         metriczoo.functional._pairs,
-        metriczoo.similarity.basic,
     ):
         monkeypatch.setattr(module, "reads_are_free", lambda _: False)
     x, labels = _batch()

@@ -38,7 +38,7 @@ def test_a_class_that_is_cut(name: str, layout: str, reduction: str) -> None:
     x = torch.randn(N, D, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     weights = torch.linspace(0.5, 1.5, N, dtype=torch.float64)
     found = []
-    for options in ({"execution": "dense"}, {"memory_budget": 4 * _ROW}):  # of which a block has 3 rows, or 12 for the sake of a class
+    for options in ({"execution": "dense"}, {"memory_budget": 4 * _ROW}):  # of which a block has 3 rows, or 24 for the sake of a class
         y = x.clone().requires_grad_()
         value = COMPARING[name](reduction=reduction, **options)(y, LABELS[layout])
         (gradient,) = torch.autograd.grad((value * weights).sum() if reduction == "none" else value, y)
@@ -87,6 +87,19 @@ def test_nothing_to_compare(name: str, execution: str, dtype: torch.dtype) -> No
 
 def _sizes(labels: Tensor) -> list[int]:
     return sorted(labels.unique(return_counts=True)[1].tolist())
+
+
+@pytest.mark.parametrize("labels", [torch.zeros(N, dtype=torch.int64), torch.arange(N)], ids=["one class", "all unique"])
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_where_nothing_can_be_compared_nothing_is(labels: Tensor, reduction: str) -> None:
+    x, margin = torch.randn(N, D, requires_grad=True), torch.nn.Parameter(torch.tensor(0.3))
+    loss = losses.TripletMarginLoss(margin=margin, reduction=reduction, execution="tiled")
+    with _Products() as products:
+        value = loss(x, labels)
+        gradients = torch.autograd.grad(value.sum(), (x, margin))
+    assert products.count == 0
+    assert value.tolist() == ([0.0] * N if reduction == "none" else 0.0)
+    assert all((g == 0).all() for g in gradients)
 
 
 def test_layouts_are_what_they_say() -> None:

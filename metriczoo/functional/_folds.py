@@ -6,14 +6,12 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from metriczoo._execution import tracing
 from metriczoo.scores import Scores, Terms
 
 __all__ = [
     "check_between",
-    "fold_kin",
     "fold_positives",
     "holding",
     "in_one_array",
@@ -68,42 +66,31 @@ def fold_positives(s_n: Scores, s_p: Scores, fold: Callable[[Scores], Tensor]) -
     return s_p, torch.stack(folded, dim=1) if folded else s_p.value
 
 
-def of_one_class(s_n: Scores, s_p: Scores) -> bool:
-    """Whether the anchors are a part of one class, `Block.kin`, and both sets are all that it has, so that `fold_kin` serves."""
-    kin = None if s_p.block is None else s_p.block.kin
-    if kin is None or s_p.columns is None or s_n.columns is not None or s_n.excluded is None or s_p.columns.shape[1] < kin.stop - kin.start:
-        return False
-    return bool((s_p.columns[:, : kin.stop - kin.start] == torch.arange(kin.start, kin.stop)).all())
-
-
-def fold_kin(s_p: Scores, fold: Callable[[Scores, slice], Tensor]) -> tuple[Scores, Tensor]:
-    """For each positive its similarities to the negatives, folded, where the anchors are a part of one class, `Block.kin`.
-
-    All of them have the same positives and the same negatives. So the scores of some positives at a time are made by one matrix product,
-    in backward again.
-
-    Args:
-        s_p: `[b, p]`.
-        fold: takes the similarities of some positives to the negatives, `[g, n]`, and which of the class these are; returns `[b, g, ...]`.
+def of_one_class(s_n: Scores, s_p: Scores) -> tuple[Scores, Scores, Scores] | None:
+    """Where the anchors are a part of one class, `Block.kin`: the sets of which all of its points have the same.
 
     Returns:
-        The positives as a set of the whole class, `[b, c]`, and what `fold` returned, `[b, c, ...]`.
+        The scores `[b, m]` of the anchors to their negatives, those `[c, m]` of the whole class to them, by one matrix product, and the
+        positives `[b, c]`. None of anchors of several classes, and where a miner has taken some.
     """
     block = s_p.block
-    assert block is not None and block.between is not None and block.kin is not None and s_p.columns is not None
-    kin, between = block.kin, block.between
-    size = kin.stop - kin.start
-
-    def part(some: slice) -> Tensor:
-        value = between(torch.arange(kin.start + some.start, kin.start + some.stop), None)
-        excluded = torch.tensor([*range(kin.start, kin.stop), value.shape[1] - 1]).expand(len(value), -1)  # and the spare column
-        return fold(Scores(value, excluded=excluded, num_excluded=torch.full_like(excluded[:, 0], size + 1)), some)
-
-    step = max(1, s_p.height)
-    somes = [slice(start, min(start + step, size)) for start in range(0, size, step)]
-    folded = [checkpoint(part, some, use_reentrant=False, preserve_rng_state=False) for some in somes]
-    own = Scores(s_p.value[:, :size], s_p.mask[:, :size], columns=s_p.columns[:, :size], block=block)
-    return own, torch.cat(folded, dim=1)
+    if (
+        block is None
+        or block.kin is None
+        or block.between is None
+        or s_p.columns is None
+        or s_n.columns is not None
+        or s_n.excluded is None
+    ):
+        return None
+    kin, n = block.kin, s_n.value.shape[1] - 1  # without the spare column
+    size, every = kin.stop - kin.start, torch.arange(n, device=s_p.value.device)
+    own, others = every[kin], torch.cat([every[: kin.start], every[kin.stop :]])
+    if s_p.columns.shape[1] < size or not bool((s_p.columns[:, :size] == own).all()):
+        return None
+    far = torch.cat([s_n.value[:, : kin.start], s_n.value[:, kin.stop : n]], dim=1)
+    near = Scores(s_p.value[:, :size], s_p.mask[:, :size], columns=s_p.columns[:, :size], block=block)
+    return Scores(far, block=block), Scores(block.between(own, others)), near
 
 
 def check_between(s_p: Scores) -> None:

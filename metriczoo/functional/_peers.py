@@ -14,11 +14,11 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from metriczoo._execution import backward_in_full_precision, product, reads_are_free
-from metriczoo.functional._folds import check_between, fold_kin, fold_positives, narrow_set, of_one_class, rows_of_positives
+from metriczoo.functional._folds import check_between, fold_positives, narrow_set, of_one_class, rows_of_positives
 from metriczoo.functional._pairs import Penalty, broadcast_sum, gradients
 from metriczoo.scores import Scores
 
-__all__ = ["logsumexp_of_sums", "swap_sum", "swap_sum_of_kin"]
+__all__ = ["logsumexp_of_sums", "swap_sum", "swap_sum_of_class"]
 
 _PART = 2**16  # elements of an array that stays in cache
 _MANY = 16  # times as many rows as positives: of more, row by row is quicker
@@ -32,8 +32,9 @@ def logsumexp_of_sums(s_n: Scores, s_p: Scores, scale: float | Tensor) -> tuple[
     are inner products of rows. Not where exponentials could underflow.
     """
     check_between(s_p)
-    if of_one_class(s_n, s_p):
-        return fold_kin(s_p, lambda s_pn, _: _of_sums(s_n, s_pn, scale))
+    if (sets := of_one_class(s_n, s_p)) is not None:
+        s_n, s_pn, s_p = sets
+        return s_p, _of_sums(s_n, s_pn, scale)
     s_p = narrow_set(s_p)
     rows = rows_of_positives(s_n, s_p)
     top = None if rows is None else _top(s_n, scale)
@@ -46,7 +47,7 @@ def logsumexp_of_sums(s_n: Scores, s_p: Scores, scale: float | Tensor) -> tuple[
 
 
 def _of_sums(s_n: Scores, s_pn: Scores, scale: float | Tensor) -> Tensor:
-    """`[b, g]`: for each anchor and each of some positives, which have the same negatives."""
+    """`[b, c]`: for each anchor and each positive, where all of them have the same negatives."""
     tops = _top(s_n, scale), _top(s_pn, scale)
     if tops[0] is None or tops[1] is None:
         return torch.stack([s_n.map(lambda s, row=row: s + row).logsumexp(scale) for row in s_pn.fill(0.0)], dim=1)  # type: ignore[misc]
@@ -112,18 +113,12 @@ def swap_sum(s_n: Scores, s_p: Scores, rows: Tensor, margin: float | Tensor, pen
     return total, active
 
 
-def swap_sum_of_kin(s_n: Scores, s_p: Scores, margin: float | Tensor, penalty: Penalty) -> tuple[Tensor, Tensor]:
-    """`swap_sum` where the anchors are a part of one class."""
-    low = torch.finfo(s_n.value.dtype).min / 4
+def swap_sum_of_class(s_n: Scores, s_pn: Scores, s_p: Scores, margin: float | Tensor, penalty: Penalty) -> tuple[Tensor, Tensor]:
+    """`swap_sum` of the sets of `of_one_class`."""
     thresholds = torch.where(s_p.mask, s_p.value - margin, math.inf)
-    own = s_n.fill(low)
-
-    def fold(s_pn: Scores, some: slice) -> Tensor:
-        sums: Tensor = _SwapBetween.apply(own, s_pn.fill(low), thresholds[:, some], penalty)  # type: ignore[no-untyped-call]
-        return sums
-
-    sums = fold_kin(s_p, fold)[1].sum(1, dtype=torch.float64)
-    return sums[:, 0].to(own.dtype), sums[:, 1].detach().long()
+    sums: Tensor = _SwapBetween.apply(s_n.value, s_pn.value, thresholds, penalty)  # type: ignore[no-untyped-call]
+    totals = sums.sum(1, dtype=torch.float64)
+    return totals[:, 0].to(sums.dtype), totals[:, 1].detach().long()
 
 
 class _SwapBetween(torch.autograd.Function):

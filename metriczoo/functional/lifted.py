@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from metriczoo.functional._folds import fold_kin, fold_positives, of_one_class, pair_terms, rows_of_positives
+from metriczoo.functional._folds import fold_positives, of_one_class, pair_terms, rows_of_positives
 from metriczoo.scores import Scores, Terms, as_scores
 
 __all__ = ["generalized_lifted_structure", "lifted_structure"]
@@ -48,8 +48,9 @@ def lifted_structure(s_n: Tensor | Scores, s_p: Tensor | Scores, *, margin: floa
     own = margin + s_n.logsumexp()
 
     rows = rows_of_positives(s_n, s_p)
-    if rows is None and of_one_class(s_n, s_p):
-        s_p, others = fold_kin(s_p, lambda s_pn, _: (margin + s_pn.logsumexp()).expand(s_n.height, -1))
+    if rows is None and (sets := of_one_class(s_n, s_p)) is not None:
+        _, s_pn, s_p = sets
+        others = (margin + s_pn.logsumexp()).expand(s_n.height, -1)
     elif rows is None:
         s_p, others = fold_positives(s_n, s_p, lambda s_pn: margin + s_pn.logsumexp())
     else:

@@ -9,7 +9,7 @@ from metriczoo._checks import check_choice, check_flag
 from metriczoo._execution import reads_are_free
 from metriczoo.functional._folds import check_between, narrow_set, of_one_class, rows_of_positives, to_negatives
 from metriczoo.functional._pairs import PENALTIES, Penalty, pair_sum
-from metriczoo.functional._peers import swap_sum, swap_sum_of_kin
+from metriczoo.functional._peers import swap_sum, swap_sum_of_class
 from metriczoo.scores import Scores, Terms, as_scores
 
 __all__ = ["triplet_margin"]
@@ -63,8 +63,8 @@ def triplet_margin(
 def _swapped(s_n: Scores, s_p: Scores, margin: float | Tensor, penalty: Penalty) -> Terms:
     """One positive at a time, since each sees other similarities to the negatives."""
     check_between(s_p)
-    if of_one_class(s_n, s_p):
-        total, active = swap_sum_of_kin(s_n, s_p, margin, penalty)
+    if (sets := of_one_class(s_n, s_p)) is not None:
+        total, active = swap_sum_of_class(*sets, margin, penalty)
         return Terms(total, s_n.count() * s_p.count(), active)
     s_p = narrow_set(s_p)
     rows = rows_of_positives(s_n, s_p)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn, threshold_
 
 from metriczoo._checks import check_count, check_flag, describe, suggest_keywords
-from metriczoo._execution import backward_in_full_precision, product, reads_are_free, tracing
+from metriczoo._execution import backward_in_full_precision, product, tracing
 
 __all__ = ["Cosine", "InnerProduct", "Mahalanobis", "NegativeEuclidean", "NegativeSquaredEuclidean", "Similarity", "unit"]
 
@@ -96,39 +96,26 @@ def _unit(x: Tensor) -> Tensor:
     return x * torch.where(short, 0.0, torch.where(short, 1.0, square).rsqrt())
 
 
-def _ordinary(norms: Tensor) -> bool:
-    """Whether `norms` may be read, and no square under- or overflows."""
-    if not norms.numel() or not reads_are_free(norms):
-        return False
-    low, high = norms.aminmax()
-    return float(low) > 1e-9 and float(high) < 1e18
-
-
 class _Unit(torch.autograd.Function):
     """`_unit` in a fifth of the passes over the points, each of which takes as long as one over the scores of a tile."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        norm: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-        if _ordinary(norm):
-            y = x / norm
-        else:
-            largest = threshold_(x.abs().amax(-1, keepdim=True), 1e-12, math.inf)  # by which a short vector becomes 0
-            y = x / largest
-            norm = torch.linalg.vector_norm(y, dim=-1, keepdim=True).clamp_(min=1.0)  # which it is, unless the vector is 0
-            y.div_(norm)
-            norm.mul_(largest)
-        ctx.save_for_backward(x, y, norm)
+        largest = threshold_(x.abs().amax(-1, keepdim=True), 1e-12, math.inf)  # by which a short vector becomes 0
+        y = x / largest
+        factor = torch.linalg.vector_norm(y, dim=-1, keepdim=True).clamp_(min=1.0).reciprocal_()  # at least 1, unless the vector is 0
+        y.mul_(factor)
+        ctx.save_for_backward(x, y, factor.div_(largest))
         return y
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
-        x, y, norm = ctx.saved_tensors
+        x, y, factor = ctx.saved_tensors
         if torch.is_grad_enabled():
             again: Tensor = torch.autograd.grad(_unit(x), x, grad, create_graph=True)[0]
             return again
         along = (grad * y).sum(-1, keepdim=True)
-        return torch.addcmul(grad, along, y, value=-1).div_(norm)
+        return torch.addcmul(grad, along, y, value=-1).mul_(factor)
 
 
 class Cosine(Similarity):
