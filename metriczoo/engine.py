@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["Problem", "evaluate"]
 
 _SMALL = 2**17  # scores of a batch that is small
-_TALL = 8  # times the height of a block that it may have to hold the whole of a class; parts of one look at all of it once more each
+_TALL = 4  # times the height of a block that it may have to hold the whole of a class; parts of one look at all of it once more each
 
 
 @dataclass(eq=False)

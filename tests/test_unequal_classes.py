@@ -38,7 +38,7 @@ def test_a_class_that_is_cut(name: str, layout: str, reduction: str) -> None:
     x = torch.randn(N, D, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     weights = torch.linspace(0.5, 1.5, N, dtype=torch.float64)
     found = []
-    for options in ({"execution": "dense"}, {"memory_budget": 4 * _ROW}):  # of which a block has 3 rows, or 24 for the sake of a class
+    for options in ({"execution": "dense"}, {"memory_budget": 4 * _ROW}):  # of which a block has 3 rows, or 12 for the sake of a class
         y = x.clone().requires_grad_()
         value = COMPARING[name](reduction=reduction, **options)(y, LABELS[layout])
         (gradient,) = torch.autograd.grad((value * weights).sum() if reduction == "none" else value, y)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from metriczoo._execution import tracing
 from metriczoo.scores import Scores, Terms
@@ -66,12 +67,12 @@ def fold_positives(s_n: Scores, s_p: Scores, fold: Callable[[Scores], Tensor]) -
     return s_p, torch.stack(folded, dim=1) if folded else s_p.value
 
 
-def of_one_class(s_n: Scores, s_p: Scores) -> tuple[Scores, Scores, Scores] | None:
+def of_one_class(s_n: Scores, s_p: Scores) -> tuple[Scores, Callable[[Callable[[Scores], Tensor]], Tensor], Scores] | None:
     """Where the anchors are a part of one class, `Block.kin`: the sets of which all of its points have the same.
 
     Returns:
-        The scores `[b, m]` of the anchors to their negatives, those `[c, m]` of the whole class to them, by one matrix product, and the
-        positives `[b, c]`. None of anchors of several classes, and where a miner has taken some.
+        The scores `[b, m]` of the anchors to their negatives; what folds those `[c, m]` of the whole class to them, which are made by one
+        matrix product, in backward again; and the positives `[b, c]`. None of anchors of several classes, and where a miner has taken some.
     """
     block = s_p.block
     if (
@@ -90,7 +91,13 @@ def of_one_class(s_n: Scores, s_p: Scores) -> tuple[Scores, Scores, Scores] | No
         return None
     far = torch.cat([s_n.value[:, : kin.start], s_n.value[:, kin.stop : n]], dim=1)
     near = Scores(s_p.value[:, :size], s_p.mask[:, :size], columns=s_p.columns[:, :size], block=block)
-    return Scores(far, block=block), Scores(block.between(own, others)), near
+    between = block.between
+
+    def fold_class(fold: Callable[[Scores], Tensor]) -> Tensor:
+        folded: Tensor = checkpoint(lambda: fold(Scores(between(own, others))), use_reentrant=False, preserve_rng_state=False)
+        return folded
+
+    return Scores(far, block=block), fold_class, near
 
 
 def check_between(s_p: Scores) -> None:

@@ -7,6 +7,7 @@ nothing is scattered.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -33,8 +34,8 @@ def logsumexp_of_sums(s_n: Scores, s_p: Scores, scale: float | Tensor) -> tuple[
     """
     check_between(s_p)
     if (sets := of_one_class(s_n, s_p)) is not None:
-        s_n, s_pn, s_p = sets
-        return s_p, _of_sums(s_n, s_pn, scale)
+        s_n, fold_class, s_p = sets
+        return s_p, fold_class(lambda s_pn: _of_sums(s_n, s_pn, scale))
     s_p = narrow_set(s_p)
     rows = rows_of_positives(s_n, s_p)
     top = None if rows is None else _top(s_n, scale)
@@ -113,12 +114,18 @@ def swap_sum(s_n: Scores, s_p: Scores, rows: Tensor, margin: float | Tensor, pen
     return total, active
 
 
-def swap_sum_of_class(s_n: Scores, s_pn: Scores, s_p: Scores, margin: float | Tensor, penalty: Penalty) -> tuple[Tensor, Tensor]:
+def swap_sum_of_class(
+    s_n: Scores, fold_class: Callable[[Callable[[Scores], Tensor]], Tensor], s_p: Scores, margin: float | Tensor, penalty: Penalty
+) -> tuple[Tensor, Tensor]:
     """`swap_sum` of the sets of `of_one_class`."""
     thresholds = torch.where(s_p.mask, s_p.value - margin, math.inf)
-    sums: Tensor = _SwapBetween.apply(s_n.value, s_pn.value, thresholds, penalty)  # type: ignore[no-untyped-call]
-    totals = sums.sum(1, dtype=torch.float64)
-    return totals[:, 0].to(sums.dtype), totals[:, 1].detach().long()
+
+    def fold(s_pn: Scores) -> Tensor:
+        sums: Tensor = _SwapBetween.apply(s_n.value, s_pn.value, thresholds, penalty)  # type: ignore[no-untyped-call]
+        return sums
+
+    totals = fold_class(fold).sum(1, dtype=torch.float64)
+    return totals[:, 0].to(thresholds.dtype), totals[:, 1].detach().long()
 
 
 class _SwapBetween(torch.autograd.Function):

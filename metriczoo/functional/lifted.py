@@ -49,8 +49,8 @@ def lifted_structure(s_n: Tensor | Scores, s_p: Tensor | Scores, *, margin: floa
 
     rows = rows_of_positives(s_n, s_p)
     if rows is None and (sets := of_one_class(s_n, s_p)) is not None:
-        _, s_pn, s_p = sets
-        others = (margin + s_pn.logsumexp()).expand(s_n.height, -1)
+        _, fold_class, s_p = sets
+        others = fold_class(lambda s_pn: margin + s_pn.logsumexp()).expand(s_n.height, -1)
     elif rows is None:
         s_p, others = fold_positives(s_n, s_p, lambda s_pn: margin + s_pn.logsumexp())
     else:
