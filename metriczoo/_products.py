@@ -35,9 +35,9 @@ class Products:
     def multiply(self, rows: slice, out: Tensor) -> None:
         """Write what `finish` takes for anchors `rows` into `out` `[b, n]`."""
         if self.anchors is self.references and len(out) == len(self.anchors) >= _STRIPS:
-            return _multiply_symmetric(self.references, out)
-        torch.mm(self.anchors[rows], self.references.mT, out=out)
-        return None
+            _multiply_symmetric(self.references, out)
+        else:
+            torch.mm(self.anchors[rows], self.references.mT, out=out)
 
     def finish(self, s_n: Scores, s_p: Scores, rows: slice) -> None:
         """Make scores of it, in place."""
