@@ -54,7 +54,7 @@ def tracing(*tensors: Tensor) -> bool:
         torch.compiler.is_compiling()
         or torch._C._functorch.peek_interpreter_stack() is not None
         or forward_ad._current_level >= 0
-        or any(t.is_meta for t in tensors)
+        or True in [t.is_meta for t in tensors]
     )
 
 

@@ -77,9 +77,9 @@ class Products:
         """
         if g_n is None and _few(s_p, len(self.references)):
             return self._pull_by_push(g_n, g_p, s_n, s_p, a, r)
-        gradient = _joined(g_n, g_p, s_n, s_p, ours=False)
         if self.anchors is self.references:
-            return (gradient + gradient.mT) @ self.references, None
+            return _both_ways(g_n, g_p, s_n, s_p) @ self.references, None
+        gradient = _joined(g_n, g_p, s_n, s_p, ours=False)
         return None if a is None else gradient @ self.references, None if r is None else gradient.mT @ self.anchors
 
     def _pull_by_push(
@@ -339,6 +339,15 @@ def _joined(g_n: Tensor | None, g_p: Tensor | None, s_n: Scores, s_p: Scores, *,
     if g_p is not None and s_p.columns is not None:
         gradient = gradient.scatter_(1, s_p.columns, g_p) if ours or g_n is None else gradient.scatter(1, s_p.columns, g_p)
     return gradient[:, :-1]
+
+
+def _both_ways(g_n: Tensor | None, g_p: Tensor | None, s_n: Scores, s_p: Scores) -> Tensor:
+    """`[n, n]`: the sum of `_joined`, of points with themselves, and its transpose. Neither gradient is written to."""
+    if g_n is None or g_p is None or s_p.columns is None or s_p._mask is not None:
+        gradient = _joined(g_n, g_p, s_n, s_p, ours=False)
+        return gradient + gradient.mT
+    both = g_n[:, :-1] + g_n[:, :-1].mT  # the positives of which are overwritten, so that no copy is made for them
+    return both.scatter_(1, s_p.columns, g_p).scatter_add_(0, s_p.columns.mT, g_p.mT)
 
 
 def _parts(g_p: Tensor, s_p: Scores, references: Tensor) -> Iterator[tuple[Tensor, Tensor]]:

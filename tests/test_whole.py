@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from metriczoo import _whole, engine, losses, miners, similarity
+from metriczoo.scores import Scores
 
 N, D = 14, 5
 SIMILARITIES: dict[str, Callable[[], similarity.Similarity]] = {
@@ -95,6 +96,17 @@ def test_gradients_that_others_share_are_not_written_to() -> None:
     loss.execution = "dense"
     for one, other in zip(found, torch.autograd.grad(loss(x, y), (offset, x)), strict=True):
         torch.testing.assert_close(one, other)
+
+
+def test_cells_outside_the_set_have_no_gradient() -> None:
+    class OfAllCells(losses.InstanceLoss):
+        def per_anchor(self, s_n: Scores, s_p: Scores) -> Tensor:
+            return (1 - s_n.value.clamp(max=0.6)).log().sum(1) + s_p.value.square().sum(1)
+
+    x, y = _batch()[0].requires_grad_(), torch.arange(N)
+    by = similarity.InnerProduct()  # of cosines, points with themselves have no gradient either
+    found, expected = (torch.autograd.grad(OfAllCells(execution=e, similarity=by)(x, y), x)[0] for e in ("auto", "dense"))
+    torch.testing.assert_close(found, expected)
 
 
 @pytest.mark.parametrize("reduction", ["mean", "none"])
