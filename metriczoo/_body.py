@@ -12,6 +12,7 @@ import itertools
 import math
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from types import FunctionType
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
@@ -82,6 +83,7 @@ def between_references(similarity: Similarity, r: Tensor, width: int) -> Callabl
 _BACKEND = "inductor"
 _numbers = itertools.count()
 _bodies: WeakKeyDictionary[Loss, list[Callable[..., tuple[Tensor, ...]]]] = WeakKeyDictionary()
+_distances: WeakKeyDictionary[Loss, Callable[[Tensor], Tensor]] = WeakKeyDictionary()
 
 
 def compiled_apart(loss: Loss, s_n: Scores, s_p: Scores, keep: Tensor, strata: Strata | None) -> list[Totals]:
@@ -97,7 +99,10 @@ def compiled_apart(loss: Loss, s_n: Scores, s_p: Scores, keep: Tensor, strata: S
             count = len(apart(loss, s_n, s_p, keep, strata))
         with _naming_compile(loss):
             _bodies[loss] = [_compile(loss) for _ in range(count)]
-    wide, narrow = _parts(s_n), _parts(s_p)
+    if _distances.get(loss) != block.distance:
+        _distances[loss] = block.distance
+    # A bound method is made anew where it is asked for: PyTorch 2.6 would compile for each.
+    block, wide, narrow = replace(block, distance=_distances[loss]), _parts(s_n), _parts(s_p)
     bodies = _bodies[loss]
     with _quiet_of_grad(s_n.value), compiling(loss, len(bodies)):
         return [Totals(*body(loss, k, wide, narrow, block, keep, strata)) for k, body in enumerate(bodies)]

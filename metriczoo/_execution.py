@@ -28,6 +28,7 @@ __all__ = [
 _Result = TypeVar("_Result")
 
 _KEPT = 2**24  # bytes; room for the arrays of a tile
+_AUTOCAST = {name: torch.amp.is_autocast_available(name) for name in ("cpu", "cuda", "meta", "mps", "xpu")}  # PyTorch 2.6 cannot trace it
 
 
 @dataclass
@@ -90,7 +91,8 @@ def keep_freed_memory() -> None:
 def full_precision(tensor: Tensor) -> contextlib.AbstractContextManager[object]:
     """Context in which autocast of the device of `tensor` is off."""
     device = tensor.device.type
-    if not torch.amp.is_autocast_available(device) or not (torch.compiler.is_compiling() or torch.is_autocast_enabled(device)):
+    available = _AUTOCAST[device] if device in _AUTOCAST else torch.amp.is_autocast_available(device)
+    if not available or not (torch.compiler.is_compiling() or torch.is_autocast_enabled(device)):
         return contextlib.nullcontext()
     return torch.autocast(device, enabled=False)
 

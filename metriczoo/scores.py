@@ -47,7 +47,7 @@ class Terms:
     @property
     def active(self) -> Tensor:
         """`[b]`: how many pairs or triplets have a loss other than 0."""
-        if isinstance(self._active, Tensor):
+        if not callable(self._active):
             return self._active
         with torch.no_grad():
             return self._active()

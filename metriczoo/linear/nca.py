@@ -74,8 +74,8 @@ class NCA(SupervisedLinearMetric):
         >>> metric = NCA(n_components=2).fit(X, y)
         >>> metric.transform(X).shape
         (150, 2)
-        >>> int(-metric.objectives_[-1])  # of 150
-        149
+        >>> float(-metric.objectives_[-1]) > 148  # of 150
+        True
 
     Relations:
         With "expected" it is the objective of `sklearn.neighbors.NeighborhoodComponentsAnalysis`, negated, by the same optimiser, in less
