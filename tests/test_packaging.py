@@ -91,6 +91,11 @@ def test_unknown_name_of_the_package_is_no_attribute():
         exec("from metriczoo import loses")
 
 
+def test_the_kit_without_hypothesis_says_what_brings_it():
+    code = "import sys; sys.modules['hypothesis'] = None\ntry: import metriczoo.testing\nexcept ImportError as error: print(error)"
+    assert "pip install metriczoo[test]" in " ".join(run(code))
+
+
 def test_known_good_versions_are_inside_the_declared_ranges():
     config = configparser.ConfigParser()
     config.read(ROOT / "setup.cfg")

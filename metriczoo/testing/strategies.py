@@ -6,11 +6,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from hypothesis import strategies as st
 from torch import Tensor
 
 from metriczoo.references import References
 from metriczoo.scores import Scores
+
+try:
+    from hypothesis import strategies as st
+except ImportError as error:
+    raise ImportError(f"metriczoo.testing needs Hypothesis; `pip install metriczoo[test]` brings it: {error}") from error
 
 __all__ = ["LABELLINGS", "ROWS", "Batch", "batches", "generic", "lists_of", "references", "score_lists", "scores"]
 
