@@ -30,6 +30,7 @@ _REPEATS = 5
 _SHORT = 60  # of calls that take no time: the first dozen pay for the interpreter, which specialises code that is run often
 _TILE = 2**24  # scores that the matrix products of the unit hold at once
 _BLOCK, _BLOCKS = 2**18, 32  # numbers of a sigmoid in one call, and calls that are timed together
+_FAREWELL = 10  # seconds in which a process may give back what it holds, before it is ended
 _ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -87,6 +88,7 @@ def run(case: Case, limits: Limits, *, timed: bool = True) -> dict[str, Any]:
             record.update(message)
             if "note" in message:
                 break
+        process.join(_FAREWELL)
     except EOFError:
         process.join()
         return {"note": f"the process died with exit code {process.exitcode}"}
