@@ -12,7 +12,6 @@ import itertools
 import math
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from types import FunctionType
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
@@ -102,7 +101,7 @@ def compiled_apart(loss: Loss, s_n: Scores, s_p: Scores, keep: Tensor, strata: S
     if _distances.get(loss) != block.distance:
         _distances[loss] = block.distance
     # A bound method is made anew where it is asked for: PyTorch 2.6 would compile for each.
-    block, wide, narrow = replace(block, distance=_distances[loss]), _parts(s_n), _parts(s_p)
+    block, wide, narrow = block.but(distance=_distances[loss]), _parts(s_n), _parts(s_p)
     bodies = _bodies[loss]
     with _quiet_of_grad(s_n.value), compiling(loss, len(bodies)):
         return [Totals(*body(loss, k, wide, narrow, block, keep, strata)) for k, body in enumerate(bodies)]

@@ -144,7 +144,7 @@ class _Whole(Tiles):
         if not pooled.requires_grad:
             self.constant = pooled
         assert s_p.block is not None
-        s_n.block = s_p.block = replace(s_p.block, pooled=pooled if torch.is_grad_enabled() else pooled.detach())
+        s_n.block = s_p.block = s_p.block.but(pooled=pooled if torch.is_grad_enabled() else pooled.detach())
         return terms(self.problem.loss, s_n, s_p, self.problem.columns.keep[rows])
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -78,7 +78,7 @@ class Halves:
         problem, columns, rows = self.problem, self.problem.columns, slice(0, len(self.points))
         assert isinstance(columns, LabelColumns)
         positive, same_class, excluded, num_excluded, _ = columns.tables(rows)
-        block = replace(problem.block(self.points, rows, self.points.device), between=_between)
+        block = problem.block(self.points, rows, self.points.device).but(between=_between)
         strips = _Strips(self.points, excluded, memory(problem.budget, self.points.device))
         self.strips, self.anchors = strips, _Everyone(strips, block, num_excluded - 1)  # not to count the spare column
         self.positive = positive, same_class

@@ -6,7 +6,7 @@ The engine asks for the scores of one block of anchors at a time; `height` tells
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -340,10 +340,12 @@ class DrawnColumns(Columns):
         noise: `[num]` int64, rows that all anchors share, or `[N, num]`, rows of each anchor.
         embeddings: `[n, d]`, not prepared: only drawn rows are ever touched. They receive no gradient.
         keep: `[N]` bool, anchors that take part.
+        log_noise: `[n]`, how likely each row is to be drawn. None: all alike.
     """
 
-    def __init__(self, positives: Tensor, noise: Tensor, embeddings: Tensor, keep: Tensor) -> None:
+    def __init__(self, positives: Tensor, noise: Tensor, embeddings: Tensor, keep: Tensor, log_noise: Tensor | None = None) -> None:
         self.positives, self.noise, self.embeddings, self.keep = positives, noise, embeddings.detach(), keep
+        self.log_noise = log_noise
         # A row of its own for each anchor takes space for the points, too.
         self.width = noise.shape[-1] + 1 if noise.dim() == 1 else noise.shape[1] * (embeddings.shape[1] + 1)
 
@@ -361,7 +363,7 @@ class DrawnColumns(Columns):
             far = similarity.score(a, r)
         else:
             far = similarity.score(a.unsqueeze(1), similarity.prepare(self.embeddings[columns].to(a.dtype))).squeeze(1)
-        block = replace(block, between=None)
+        block = block.but(between=None)
         return Scores(far, columns=columns, block=block), Scores(near, columns=own, block=block)
 
 

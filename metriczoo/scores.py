@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import lru_cache
 from typing import Any
 
@@ -72,6 +72,13 @@ class Block:
     peers: int | None = None  # the first anchor, where anchors are the references and a block holds all of the classes in it
     kin: slice | None = None  # which references are the class of the anchors, where these are a part of it, in the order of classes
     pooled: Tensor | None = None  # what `Loss.pool` made of all anchors of the call, where these are not all of them
+
+    def but(self, **changes: Any) -> Block:
+        """The same with other values of some fields. PyTorch 2.6 cannot trace `dataclasses.replace`."""
+        return Block(**{**{name: getattr(self, name) for name in _FIELDS}, **changes})
+
+
+_FIELDS = tuple(field.name for field in fields(Block))
 
 
 class Scores:

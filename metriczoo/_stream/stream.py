@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -79,7 +78,7 @@ class Stream:
         def between(i: Tensor, j: Tensor | None) -> Tensor:
             raise NeedsCells
 
-        block = replace(self.problem.block(self.references, rows, self.anchors.device), between=between)
+        block = self.problem.block(self.references, rows, self.anchors.device).but(between=between)
         num_excluded = num_excluded - 1  # not to count the spare column
         anchors = Anchors(self.chunks, rows, self.anchors[rows], block, excluded, num_excluded, only=not any(self.wanted[1:]))
         first, *others = (StreamedScores(anchors, span) for span in self.spans)

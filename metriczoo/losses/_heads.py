@@ -48,8 +48,9 @@ def of_own_class(argument: str, x: Tensor, call: Call) -> Tensor:
 
 def writable(loss: Loss) -> bool:
     """Whether a call may update the statistics of `loss`: in training, unless a transform holds its values."""
-    transformed = torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0
-    return loss.training and (torch.compiler.is_compiling() or not transformed)
+    if torch.compiler.is_compiling():
+        return loss.training
+    return loss.training and torch._C._functorch.peek_interpreter_stack() is None and forward_ad._current_level < 0
 
 
 def proxy_options(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -58,7 +57,7 @@ class TableColumns(Columns):
         """Both sets as masks over the cells of each anchor."""
         points = r.reshape(*self.cells.shape, r.shape[1])[rows]
         value = similarity.score(a.unsqueeze(1), points).squeeze(1)
-        columns, block = self.cells[rows], replace(block, between=None)
+        columns, block = self.cells[rows], block.but(between=None)
         s_n = Scores(value, self.negative[rows], columns=columns, block=block)
         return s_n, Scores(value, self.positive[rows], columns=columns, block=block)
 
@@ -85,7 +84,7 @@ class PooledColumns(Columns):
 
     def scores(self, similarity: Similarity, a: Tensor, r: Tensor, block: Block, rows: slice) -> tuple[Scores, Scores]:
         """Negatives `[b, 1]`, none of a table of one row, and positives `[b, 1]`."""
-        own, block = self.own[rows].unsqueeze(1), replace(block, between=None)
+        own, block = self.own[rows].unsqueeze(1), block.but(between=None)
 
         def points(at: slice | Tensor) -> Tensor:
             return similarity.prepare(self.table[at].to(a.dtype))

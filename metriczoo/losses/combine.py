@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from itertools import chain, islice
 from typing import Any
 
@@ -235,7 +234,7 @@ def _own(scores: Scores, k: int, facts: tuple[Any, ...]) -> Scores:
         excluded=scores.excluded,
         num_excluded=scores._num_excluded,
         columns=scores.columns,
-        block=replace(block, seed=None if block.seed is None else block.seed[k], facts=facts),
+        block=block.but(seed=None if block.seed is None else block.seed[k], facts=facts),
         harmless=scores.harmless,
     )
 

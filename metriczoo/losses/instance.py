@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -16,11 +15,10 @@ from metriczoo._execution import reads_are_free, tracing
 from metriczoo._stream import prepared as as_scored
 from metriczoo.columns import Columns, DrawnColumns
 from metriczoo.engine import Problem
-from metriczoo.losses.base import Loss
+from metriczoo.losses.base import Call, Loss
 from metriczoo.losses.tags import Tags
 from metriczoo.references import match
-from metriczoo.scores import Block, Scores
-from metriczoo.similarity import Similarity
+from metriczoo.scores import Scores
 from metriczoo.stores import MemoryBank
 from metriczoo.stores._alias import AliasSampler, as_weights
 
@@ -139,6 +137,10 @@ class NCELoss(Loss):
 
         return Tags(shift=False, bound=bound, saturates=False, needs_positives=True, needs_negatives=float(self.proximal) == 0)
 
+    def facts(self, call: Call) -> tuple[Tensor, ...]:
+        """The probabilities of the noise."""
+        return _facts(call.columns)
+
     def per_anchor(self, s_n: Scores, s_p: Scores) -> Tensor:
         """One number per anchor."""
         log_z = self.log_z.nan_to_num() if self._pairless else self.log_z
@@ -183,9 +185,8 @@ class NCELoss(Loss):
             self._check_drawn(rows)
             drawn = self.noise.sample(num).to(rows.device)
         drawn = drawn if self.share_noise else drawn.view(len(rows), self.num_noise)
-        columns = DrawnColumns(own, drawn, bank.embeddings, rows >= 0)
-        if self.noise is not None:
-            columns = _NoiseColumns(own, drawn, bank.embeddings, rows >= 0, self.noise.log_probability.to(rows.device))
+        log_noise = None if self.noise is None else self.noise.log_probability.to(rows.device)
+        columns = DrawnColumns(own, drawn, bank.embeddings, rows >= 0, log_noise)
         return columns, self.similarity.prepare(anchors), columns.prepare(self.similarity, anchors.dtype)
 
     def _check_drawn(self, rows: Tensor) -> None:
@@ -201,7 +202,7 @@ class NCELoss(Loss):
         """Z / n as the mean of exp(s / temperature) over all scores of the batch, those of noise divided by n P_n."""
         if tracing(anchors) and not torch.compiler.is_compiling():
             raise RuntimeError("Z is not estimated yet: call the loss once outside of torch.func transforms, or load its state.")
-        problem = Problem(self, columns, anchors.shape[1], None, self.memory_budget)
+        problem = Problem(self, columns, anchors.shape[1], None, self.memory_budget, _facts(columns))
         sums, counts = [anchors.new_full((1,), -math.inf)], anchors.new_zeros(1)
         for rows in problem.tiles(anchors):
             a, r = anchors[rows], anchors if references is None else references
@@ -217,26 +218,16 @@ class NCELoss(Loss):
             self._estimated = True
 
 
-@dataclass(frozen=True, eq=False)
-class _NoiseBlock(Block):
-    log_noise: Tensor = None  # type: ignore[assignment]  # [n] float64, of each row of the bank
-
-
-class _NoiseColumns(DrawnColumns):
-    """Draws whose probabilities are known."""
-
-    def __init__(self, positives: Tensor, noise: Tensor, embeddings: Tensor, keep: Tensor, log_noise: Tensor) -> None:
-        super().__init__(positives, noise, embeddings, keep)
-        self.log_noise = log_noise
-
-    def scores(self, similarity: Similarity, a: Tensor, r: Tensor, block: Block, rows: slice) -> tuple[Scores, Scores]:
-        return super().scores(similarity, a, r, _NoiseBlock(**vars(block), log_noise=self.log_noise), rows)
+def _facts(columns: Columns) -> tuple[Tensor, ...]:
+    """`[n]` float64, how likely each row of the bank is to be drawn; nothing where all are alike."""
+    return (columns.log_noise,) if isinstance(columns, DrawnColumns) and columns.log_noise is not None else ()
 
 
 def _log_noise(scores: Scores) -> Tensor | None:
     """`[b, n]` or, where anchors share their noise, `[1, n]`: how likely each cell is to be drawn. None: all alike."""
-    if not isinstance(scores.block, _NoiseBlock):
+    if scores.block is None or not scores.block.facts:
         return None
     assert scores.columns is not None
+    log_noise: Tensor = scores.facts[0]
     shared = scores.columns.stride(0) == 0
-    return scores.block.log_noise[scores.columns[:1] if shared else scores.columns]
+    return log_noise[scores.columns[:1] if shared else scores.columns]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -93,7 +93,7 @@ def _expect_same(got: list[list[Group]], expected: list[list[Group]], when: str)
 
 
 def _with(scores: Scores, *, value: Tensor | None = None, columns: Tensor | None = None, seed: int = 5) -> Scores:
-    block = replace(scores.block, seed=torch.tensor(seed)) if scores.block is not None else None
+    block = scores.block.but(seed=torch.tensor(seed)) if scores.block is not None else None
     return Scores(
         scores.value if value is None else value, scores.mask, columns=scores.columns if columns is None else columns, block=block
     )
