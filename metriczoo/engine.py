@@ -21,7 +21,7 @@ from metriczoo._execution import backward_in_full_precision, keep_freed_memory, 
 from metriczoo._halves import Halves
 from metriczoo._stream import THIN, NeedsCells, Stream, prepared
 from metriczoo._tiles import Tiles
-from metriczoo._whole import scores_of_all
+from metriczoo._whole import scores_both_ways, scores_of_all
 from metriczoo.columns import AcrossColumns, Columns, LabelColumns
 from metriczoo.reduction import Totals, divisors, reduced, stacked
 from metriczoo.scores import Block, Scores
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["Problem", "evaluate"]
 
 _SMALL = 2**17  # scores of a batch that is small
+_SHARED = 2**20  # scores of two sides that one product for both of their directions is made of
 _TALL = 4  # times the height of a block that it may have to hold the whole of a class; parts of one look at all of it once more each
 
 
@@ -101,13 +102,28 @@ class Problem:
 
     def small(self, anchors: Tensor, references: Tensor | None) -> Tensor:
         """The same with the products of a tile."""
+        if isinstance(self.columns, AcrossColumns):
+            return self._both_ways(anchors, self.columns)
         assert isinstance(self.columns, LabelColumns)
         block = self.block(anchors if references is None else references, slice(0, len(anchors)), anchors.device)
         return self._whole(*scores_of_all(self.loss.similarity, self.columns, anchors, references, block), anchors.dtype)
 
+    def _both_ways(self, points: Tensor, columns: AcrossColumns) -> Tensor:
+        assert columns.sides is not None
+        x, y = points[: columns.cut], points[columns.cut :]
+        there, back = (replace(self, columns=own) for own in columns.sides)
+        blocks = there.block(y, slice(0, len(x)), points.device), back.block(x, slice(0, len(y)), points.device)
+        scores = scores_both_ways(self.loss.similarity, columns.sides, points, blocks)
+        of_sides = [side._terms(*own) for side, own in zip((there, back), scores, strict=True)]
+        terms = [Totals(*map(torch.cat, zip(*term, strict=True))) for term in zip(*of_sides, strict=True)]
+        return reduced(self.loss.reduction, terms).to(points.dtype)
+
     def _whole(self, s_n: Scores, s_p: Scores, dtype: torch.dtype) -> Tensor:
+        return reduced(self.loss.reduction, self._terms(s_n, s_p)).to(dtype)
+
+    def _terms(self, s_n: Scores, s_p: Scores) -> list[Totals]:
         keep = len(self.columns.keep) if self.columns.everyone else self.columns.keep
-        return reduced(self.loss.reduction, apart(self.loss, s_n, s_p, keep, self.columns.strata)).to(dtype)
+        return apart(self.loss, s_n, s_p, keep, self.columns.strata)
 
     @property
     def is_small(self) -> bool:
@@ -115,6 +131,9 @@ class Problem:
         loss, columns, similarity = self.loss, self.columns, self.loss.similarity
         if loss.execution == "tiled" or loss.compiled or self.budget is not None or settings.memory_budget is not None:
             return False
+        if isinstance(columns, AcrossColumns) and columns.sides is not None:
+            there, back = columns.sides
+            return loss.miner is None and similarity.is_product and there.keep.shape[0] * back.keep.shape[0] <= _SHARED
         if not isinstance(columns, LabelColumns) or columns.streamed or columns.width * columns.keep.shape[0] > _SMALL:
             return False
         return similarity.is_product or similarity.distance_power is not None

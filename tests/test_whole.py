@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from metriczoo import _whole, engine, losses, miners, similarity
+from metriczoo import References, _whole, engine, losses, miners, similarity
 from metriczoo.scores import Scores
 
 N, D = 14, 5
@@ -107,6 +108,42 @@ def test_cells_outside_the_set_have_no_gradient() -> None:
     by = similarity.InnerProduct()  # of cosines, points with themselves have no gradient either
     found, expected = (torch.autograd.grad(OfAllCells(execution=e, similarity=by)(x, y), x)[0] for e in ("auto", "dense"))
     torch.testing.assert_close(found, expected)
+
+
+class _Of(losses.NTXentLoss):
+    """Of negatives ("n"), positives ("p") or both."""
+
+    def __init__(self, sets: str, **options: Any) -> None:
+        super().__init__(symmetric=True, similarity=similarity.InnerProduct(), **options)
+        self.sets = sets
+
+    def per_anchor(self, s_n: Scores, s_p: Scores) -> Tensor:  # type: ignore[override]
+        far, near = s_n.map(torch.tanh).sum(), s_p.map(torch.tanh).sum()
+        return far * near if self.sets == "np" else near.exp() if self.sets == "p" else far
+
+
+@pytest.mark.parametrize("ids", [None, [8, 2, 0, 9, 3, 5, 7]])
+@pytest.mark.parametrize("labels", [[0, 1, 2, 3, 4, 5, 6], [0, 1, 0, 2, 2, 1, 4]])
+@pytest.mark.parametrize("sets", ["np", "n", "p"])
+def test_both_ways_of_two_sides(sets: str, labels: list[int], ids: list[int] | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    count = []
+    monkeypatch.setattr(engine, "scores_both_ways", lambda *call: count.append(1) or _whole.scores_both_ways(*call))
+    generator = torch.Generator().manual_seed(3)
+    x, y = (torch.randn(n, D, dtype=torch.float64, generator=generator).requires_grad_() for n in (7, 9 if ids else 7))
+    there = References(y, torch.tensor([3, 1, 4, 0, 2, 6, 5, 1, 8])[: len(y)], None if ids is None else torch.arange(9))
+    for reduction in ("mean", "sum", "none"):
+        outcomes = []
+        for execution in ("auto", "dense"):
+            loss = _Of(sets, reduction=reduction, execution=execution)
+            value = loss(x, labels, there, ids=ids)
+            weights = torch.arange(1.0, 1 + value.numel(), dtype=torch.float64).view(value.shape)
+            first = torch.autograd.grad(value, (x, y), weights, create_graph=True)
+            plain = torch.autograd.grad(loss(x, labels, there, ids=ids), (x, y), weights)
+            second = torch.autograd.grad(sum(g.square().sum() for g in first), (x, y))
+            outcomes.append((value, *first, *plain, *second))
+        for found, expected in zip(*outcomes, strict=True):
+            torch.testing.assert_close(found, expected)
+    assert len(count) == 6
 
 
 @pytest.mark.parametrize("reduction", ["mean", "none"])
