@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -83,6 +83,7 @@ def check_spec(subject: Subject) -> None:
     low, high = subject.domain
 
     @property_test(60)
+    @example(([low], [high]), random.Random(0))  # where many losses are 0
     @given(score_lists(subject.domain), st.randoms(use_true_random=False))
     def run(scores: Lists, source: random.Random) -> None:
         s_n, s_p = scores
