@@ -2,7 +2,8 @@
 
 Where one tile holds the batch and its arithmetic takes well under a millisecond, a graph of its own for that tile, with constants to detach
 and gradients to accumulate, takes about as long. Here the loss is an ordinary graph on top of the scores, as in dense execution, but those
-are products into one buffer, and their gradient is the few products of a tile.
+are products into one buffer, and their gradient is the few products of a tile. Two sides that are compared in both directions share these
+products, which halves their number.
 """
 
 from __future__ import annotations

@@ -127,7 +127,7 @@ class Problem:
 
     @property
     def is_small(self) -> bool:
-        """Whether the whole batch is one block whose arithmetic takes no longer than a graph for a tile would."""
+        """Whether the whole batch is one block whose arithmetic takes no longer than a graph for a tile would, or two that share theirs."""
         loss, columns, similarity = self.loss, self.columns, self.loss.similarity
         if loss.execution == "tiled" or loss.compiled or self.budget is not None or settings.memory_budget is not None:
             return False
