@@ -102,9 +102,11 @@ def backward_in_full_precision(backward: Callable[..., _Result]) -> Callable[...
 
     @wraps(backward)
     def run(ctx: Any, *grads: Any) -> _Result:
-        known = next((g for g in grads if isinstance(g, Tensor)), None)
-        with contextlib.nullcontext() if known is None else full_precision(known):
-            return backward(ctx, *grads)
+        for g in grads:
+            if isinstance(g, Tensor):
+                with full_precision(g):
+                    return backward(ctx, *grads)
+        return backward(ctx, *grads)
 
     return run
 

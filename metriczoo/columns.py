@@ -137,8 +137,11 @@ class LabelColumns(Columns):
     def __init__(self, anchors: Points, references: Points) -> None:
         self.width, self.labels = references.labels.shape[0] + 1, references.labels
         self._labels = _Ranges(anchors.labels, references.labels)
-        known = self._labels.keys >= 0
-        self.keep, self.everyone = torch.from_numpy(known), bool(known.all())
+        if self._labels.keys is self._labels.references:
+            self.keep, self.everyone = _all(self.width - 1), True
+        else:
+            known = self._labels.keys >= 0
+            self.keep, self.everyone = torch.from_numpy(known), bool(known.all())
         self.ids = _ids(anchors, references)
         self.steps = False  # whether tables have one of few widths, so that there are few sizes to compile for
         self._itself = anchors is references and anchors.fresh
@@ -253,6 +256,13 @@ def _diagonal(n: int) -> tuple[Tensor, ...]:
         own = torch.arange(n, device="cpu")
         there, excluded = torch.ones(n, 1, dtype=torch.bool, device="cpu"), torch.stack([own, torch.full_like(own, n)], dim=1)
         return own.unsqueeze(1), there, excluded, one_each(n) + 1, one_each(n)
+
+
+@lru_cache(maxsize=8)
+def _all(n: int) -> Tensor:
+    """`[n]` bool, all true; never written."""
+    with torch.inference_mode(False):
+        return torch.ones(n, dtype=torch.bool, device="cpu")
 
 
 @lru_cache(maxsize=8)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -59,10 +60,10 @@ class Problem:
             return self
         return replace(self, facts=tuple(next(new) if _differentiable(fact) else fact for fact in self.facts))
 
-    def block(self, r: Tensor, rows: slice, device: torch.device) -> Block:
-        """What may be known of the block of anchors `rows`, whose references are `r`."""
+    def block(self, r: Tensor, rows: slice, device: torch.device, places: Tensor | None = None) -> Block:
+        """What may be known of the block of anchors `rows`, whose references are `r`. `places`: these rows, where they are known."""
         return Block(
-            torch.arange(rows.start, rows.stop, device=device),
+            torch.arange(rows.start, rows.stop, device=device) if places is None else places,
             self.loss.similarity.distance,
             self.embedding_dim,
             self.seed,
@@ -105,7 +106,8 @@ class Problem:
         if isinstance(self.columns, AcrossColumns):
             return self._both_ways(anchors, self.columns)
         assert isinstance(self.columns, LabelColumns)
-        block = self.block(anchors if references is None else references, slice(0, len(anchors)), anchors.device)
+        n = len(anchors)
+        block = self.block(anchors if references is None else references, slice(0, n), anchors.device, _places(n))
         return self._whole(*scores_of_all(self.loss.similarity, self.columns, anchors, references, block), anchors.dtype)
 
     def _both_ways(self, points: Tensor, columns: AcrossColumns) -> Tensor:
@@ -166,6 +168,13 @@ class Problem:
             height = max(1, height * 3 // 4)  # there are further arrays of the size of the block
             return _of_whole_classes(self.columns.labels, height, height * _TALL)
         return (slice(start, min(start + height, n)) for start in range(0, n, height))
+
+
+@lru_cache(maxsize=8)
+def _places(n: int) -> Tensor:
+    """`[n]` int64 on the host, 0, ..., n - 1; never written."""
+    with torch.inference_mode(False):
+        return torch.arange(n, device="cpu")
 
 
 def _of_whole_classes(labels: Tensor, height: int, largest: int) -> Iterator[slice]:

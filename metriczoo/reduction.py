@@ -23,6 +23,9 @@ REDUCTIONS = {
 }
 
 
+_FEW = 2**10
+
+
 class Totals(NamedTuple):
     """What the anchors of a block, or of several blocks, add up to, one entry per term of the loss."""
 
@@ -135,11 +138,12 @@ def _one_each(groups: Tensor) -> bool:
 
 
 def reduced(reduction: str, terms: Sequence[Totals]) -> Tensor:
-    """The loss, of the totals of each term by anchor, `[b]`: float64, or `[b]` for reduction "none"."""
+    """The loss, of the totals of each term by anchor, `[b]`: float64 where these are many, or `[b]` for reduction "none"."""
     if reduction == "none":
         return terms[0].value if len(terms) == 1 else torch.stack([term.value for term in terms]).sum(0)
     if reduction == "mean" and len(terms) == 1 and _one_each(terms[0].groups):
-        return terms[0].value.mean(dtype=torch.float64)
+        value = terms[0].value  # so few numbers add up as exactly as one of them is known
+        return value.mean(dtype=None if len(value) <= _FEW else torch.float64)
     totals = [term.value.sum(dtype=torch.float64) for term in terms]
     if reduction == "mean_pairs":
         pairs = [term.pairs.sum() for term in terms]

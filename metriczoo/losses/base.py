@@ -214,8 +214,10 @@ class Loss(nn.Module):
                 anchors, labels = anchors[order], labels[order]
             columns, prepared, compared = self._meet(anchors, labels, references, ids)
             among = prepared if compared is None else compared
-            given = self.proxies if references is None else references
-            facts = self.facts(Call(anchors, labels, given, columns, prepared, among, self.similarity))
+            facts: tuple[Any, ...] = ()
+            if type(self).facts is not Loss.facts:
+                given = self.proxies if references is None else references
+                facts = self.facts(Call(anchors, labels, given, columns, prepared, among, self.similarity))
             seed = None if self.miner is None else self.miner.draw_seed(anchors.device)
             problem = Problem(self, columns, anchors.shape[1], seed, self.memory_budget, facts)
             columns.grouped = order is not None
