@@ -23,7 +23,7 @@ REDUCTIONS = {
 }
 
 
-_FEW = 2**10
+_FEW = 2**10  # numbers that add up as exactly in their own precision as one of them is known
 
 
 class Totals(NamedTuple):
@@ -142,7 +142,7 @@ def reduced(reduction: str, terms: Sequence[Totals]) -> Tensor:
     if reduction == "none":
         return terms[0].value if len(terms) == 1 else torch.stack([term.value for term in terms]).sum(0)
     if reduction == "mean" and len(terms) == 1 and _one_each(terms[0].groups):
-        value = terms[0].value  # so few numbers add up as exactly as one of them is known
+        value = terms[0].value
         return value.mean(dtype=None if len(value) <= _FEW else torch.float64)
     totals = [term.value.sum(dtype=torch.float64) for term in terms]
     if reduction == "mean_pairs":

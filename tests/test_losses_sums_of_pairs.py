@@ -51,7 +51,7 @@ def _close(got: Tensor, expected: Tensor, what: str) -> None:
     got, expected = got.detach(), expected.detach()
     finite = expected[expected.isfinite()]
     scale = float(finite.abs().amax()) if finite.numel() else 0.0
-    torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-11 * max(1.0, scale), msg=lambda m: f"{what}: {m}")
+    torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-11 * max(1.0, scale), msg=lambda m: f"{what}: {m}")
 
 
 def _same(got: Tensor, expected: Tensor, *leaves: Tensor) -> None:
